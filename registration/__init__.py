@@ -1,0 +1,1 @@
+"""Registration: fields, networks, similarity and regularity losses, alignment, metrics and file formats."""

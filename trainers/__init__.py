@@ -1,0 +1,1 @@
+"""nnU-Net trainers: they choose data, transforms and losses; the mathematics is elsewhere."""
