@@ -1,11 +1,12 @@
 """From JSON to frozen dataclasses: the one mechanism behind every setting and every preset.
 
-A settings class is a frozen dataclass whose fields are declared with :func:`setting`. :func:`parse` turns a JSON mapping
-into an instance and complains, in one sentence, about the first thing that does not fit: the key as the user wrote it
-(``lesion.volume_ml``), the value, and what is allowed.
+A settings class is a frozen dataclass whose fields are declared with :func:`setting`. :func:`parse` turns a JSON
+mapping into an instance and complains, in one sentence, about the first thing that does not fit: the key as the user
+wrote it (``lesion.volume_ml``), the value, and what is allowed.
 
-Types that a field may have: ``bool``, ``int``, ``float``, ``str``, another settings class, ``tuple[X, Y]`` (fixed length),
-``tuple[X, ...]``, ``dict[str, X]``, ``X | None`` and ``Any``. ``Range`` is ``tuple[float, float]`` with low <= high.
+Types that a field may have: ``bool``, ``int``, ``float``, ``str``, another settings class, ``tuple[X, Y]`` (fixed
+length), ``tuple[X, ...]``, ``dict[str, X]``, ``X | None`` and ``Any``. ``Range`` is ``tuple[float, float]`` with
+low <= high.
 """
 
 from __future__ import annotations

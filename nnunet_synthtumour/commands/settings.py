@@ -1,0 +1,42 @@
+"""Show the settings that a data set trains with, defaults included, and which of them you set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", metavar="DATASET", required=True, help="data set id, name, or a dataset.json")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--all", action="store_true", help="also list roles, hosts and intensities case by case")
+
+
+PER_CASE = ("roles", "hosts", "intensities")
+
+
+def run(args: argparse.Namespace) -> None:
+    from nnunet_synthtumour.dataset_folders import read_dataset_json
+    from nnunet_synthtumour.lesion_model import load_model
+    from nnunet_synthtumour.schema import leaves, to_json
+    from nnunet_synthtumour.settings import Settings, chosen_by_user, describe, settings_of
+
+    dataset_json, file = read_dataset_json(args.d)
+    settings = settings_of(dataset_json)
+    model = load_model(settings.lesion.preset, settings.lesion.overrides)  # complains about a wrong preset or field
+    mine = chosen_by_user(dataset_json)
+    if args.json:
+        print(json.dumps({"file": str(file), "settings": to_json(settings), "lesion_model": to_json(model),
+                          "set_by_you": sorted(mine)}, indent=2))  # fmt: skip
+        return
+    docs = describe(Settings)
+    print(f"{file}\n\nset by   setting")
+    for key, value in leaves(settings).items():
+        if key.split(".")[0] in PER_CASE and not args.all:
+            continue
+        who = "you" if key in mine else "default"
+        note = docs.get(key, "")
+        print(f"{who:<8} {key} = {json.dumps(to_json(value))}" + (f"   # {note}" if note else ""))
+    counts = {role: len(settings.cases(role)) for role in sorted(set(settings.roles.values()))}
+    print("\ncases: " + (", ".join(f"{n} {role}" for role, n in counts.items()) or "no roles recorded"))
+    print(f"lesion preset '{settings.lesion.preset}': 'synthtumour presets {settings.lesion.preset}' shows its fields")

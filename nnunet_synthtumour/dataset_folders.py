@@ -1,0 +1,59 @@
+"""Where nnU-Net keeps a data set, from the id, name or file that a user gives."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nnunet_synthtumour.errors import UserError
+
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+
+
+def nnunet_folder(variable: str) -> Path:
+    """The folder that an nnU-Net environment variable names; raises `UserError` when it is unset or absent."""
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(f"The environment variable {variable} is not set; export {variable}=/a/folder first.")
+    folder = Path(value)
+    if not folder.is_dir():
+        raise UserError(f"{variable} points to {folder}, which is not a folder; create it with 'mkdir -p {folder}'.")
+    return folder
+
+
+def dataset_name(id_or_name: str | int) -> str:
+    """`100`, `"100"` or `"Dataset100_Glioma"` -> `"Dataset100_Glioma"`, looked up in all three nnU-Net folders."""
+    text = str(id_or_name)
+    folders = [Path(os.environ[v]) for v in (RAW, PREPROCESSED, RESULTS) if os.environ.get(v)]
+    if not folders:
+        nnunet_folder(RAW)
+    names = sorted({p.name for folder in folders if folder.is_dir() for p in folder.glob("Dataset[0-9][0-9][0-9]_*")})
+    if text.isdigit():
+        found = [name for name in names if name.startswith(f"Dataset{int(text):03d}_")]
+        if len(found) > 1:
+            raise UserError(f"Data set id {text} is not unique: {', '.join(found)}; give the full name or remove one.")
+    else:
+        found = [name for name in names if name == text]
+    if not found:
+        known = ", ".join(names) or "none"
+        raise UserError(f"There is no data set {text}; known data sets: {known}.")
+    return found[0]
+
+
+def read_dataset_json(id_name_or_file: str | int | Path) -> tuple[dict[str, Any], Path]:
+    """`dataset.json` and where it lies: the raw one if it exists (that is the one users edit), else the preprocessed."""
+    given = Path(str(id_name_or_file))
+    if given.suffix == ".json" or given.is_dir():
+        candidates = [given / "dataset.json" if given.is_dir() else given]
+    else:
+        name = dataset_name(str(id_name_or_file))
+        candidates = [Path(os.environ[v]) / name / "dataset.json" for v in (RAW, PREPROCESSED) if os.environ.get(v)]
+    for file in candidates:
+        if file.is_file():
+            try:
+                return json.loads(file.read_text()), file
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file} is not valid JSON (line {error.lineno}: {error.msg}); mend it.") from error
+    raise UserError(f"There is no dataset.json at {candidates[0]}; is this the folder of a raw nnU-Net data set?")

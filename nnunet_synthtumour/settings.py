@@ -1,0 +1,174 @@
+"""The `"synthtumour"` block of `dataset.json`, as frozen dataclasses. Every default of the package is written here.
+
+nnU-Net copies `dataset.json` to the preprocessed data, to the results and into every checkpoint, so a run carries its
+settings with it. Presets of lesions have their own files (`lesion_model.py`); this block names one and overrides it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_synthtumour.schema import Range, SettingsError, leaves, merge, parse, setting, to_json
+
+BLOCK = "synthtumour"
+HEALTHY, UNLABELLED, LABELLED, PSEUDO = "healthy", "unlabelled", "labelled", "pseudo-labelled"
+ROLES = (HEALTHY, UNLABELLED, LABELLED, PSEUDO)
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Mean and standard deviation per channel, in raw units, that nnU-Net's normalisation of a case uses."""
+
+    mean: tuple[float, ...] = setting(doc="one number per channel")
+    std: tuple[float, ...] = setting(low=0.0, doc="one number per channel")
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean has {len(self.mean)} numbers and std has {len(self.std)}; one per channel is needed."
+            )
+
+
+@dataclass(frozen=True)
+class LesionSettings:
+    """What is grown in healthy images."""
+
+    preset: str = setting("glioma", doc="a preset's name ('synthtumour presets' lists them) or a JSON file")
+    overrides: dict[str, Any] = setting(factory=dict, doc="fields of the preset that shall differ")
+    parts: dict[str, str] | None = setting(
+        None, doc="which label each part of a lesion gets, for example {'oedema': 'edema', 'core': 'necrosis'}"
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a trainer draws and learns; null leaves nnU-Net's own value."""
+
+    epochs: int | None = setting(250, low=1, doc="number of epochs")
+    iterations: int | None = setting(None, low=1, doc="training iterations per epoch")
+    initial_lr: float | None = setting(None, low=1e-8, high=1.0, doc="learning rate of the first epoch")
+    healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
+    host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
+    labelled_share: float = setting(0.5, low=0.0, high=1.0, doc="share of patches from labelled cases, if any exist")
+    patience: int | None = setting(None, low=1, doc="epochs without a better shifted Dice before training ends")
+    seed: int | None = setting(None, low=0, doc="seed of all randomness; null draws one and logs it")
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """The fixed validation set with a distribution shift that chooses the epoch."""
+
+    shift: str = setting(
+        "paper",
+        choices=("paper", "preset", "noise", "real"),
+        doc="paper: hard mask, texture kept; preset: another preset; noise: own lesions in noisier images; "
+        "real: the labelled cases of the split",
+    )
+    preset: str | None = setting(None, doc="the other preset, for shift 'preset'; its shapes also serve 'paper'")
+    noise: Range = setting((0.1, 0.3), low=0.0, doc="standard deviation of the noise, for shift 'noise'")
+    patches: int = setting(48, low=1, doc="number of fixed patches of each kind, shifted and in-distribution")
+    affected: float = setting(0.5, low=0.0, high=1.0, doc="share of patches and of whole volumes that carry a lesion")
+    seed: int = setting(20250, low=0, doc="seed of the fixed set")
+
+
+@dataclass(frozen=True)
+class DonorSettings:
+    """How real tumours are cut out of patients and pasted into healthy images."""
+
+    probability: float = setting(0.9, low=0.0, high=1.0, doc="share of healthy patches that receive a donor")
+    margin_mm: float = setting(6.0, low=0.0, doc="tissue around the tumour that is kept with it")
+    placement: str = setting("relative", choices=("relative", "anywhere", "paper"), doc="where a donor is pasted")
+
+
+@dataclass(frozen=True)
+class RegistrationSettings:
+    """Losses of a registration network."""
+
+    similarity: str = setting("lncc", choices=("lncc", "ncc", "mse", "mind", "nmi"), doc="image similarity")
+    regularity: float = setting(1.0, low=0.0, doc="weight of the smoothness of the field")
+    anatomy: float = setting(1.0, low=0.0, doc="weight of the overlap of warped and fixed segmentations")
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """The labelled data set of another modality."""
+
+    dataset: str = setting(doc="id or name of the labelled raw data set")
+    pairing: str = setting("unpaired", choices=("paired", "unpaired"), doc="whether cases of one name show one patient")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything this package knows about a data set."""
+
+    roles: dict[str, str] = setting(factory=dict, choices=ROLES, doc="role of every case")
+    hosts: dict[str, str] = setting(
+        factory=dict, choices=("mask", "nonzero", "foreground"), doc="how the host of every healthy case was found"
+    )
+    intensities: dict[str, Intensity] = setting(factory=dict, doc="normalisation of every case")
+    lesion: LesionSettings = setting(factory=LesionSettings)
+    training: TrainingSettings = setting(factory=TrainingSettings)
+    validation: ValidationSettings = setting(factory=ValidationSettings)
+    donors: DonorSettings = setting(factory=DonorSettings)
+    registration: RegistrationSettings = setting(factory=RegistrationSettings)
+    source: SourceSettings | None = setting(None)
+
+    def cases(self, *roles: str) -> list[str]:
+        """Names of the cases that have one of `roles`, sorted."""
+        return sorted(case for case, role in self.roles.items() if role in roles)
+
+
+def settings_of(dataset_json: Mapping[str, Any]) -> Settings:
+    """The settings of a data set; a data set without the block has all defaults. Raises `SettingsError`."""
+    return parse(Settings, dataset_json.get(BLOCK), BLOCK)
+
+
+def chosen_by_user(dataset_json: Mapping[str, Any]) -> set[str]:
+    """Dotted keys (without the leading block name) that `dataset.json` states itself."""
+    return set(leaves(dict(dataset_json.get(BLOCK) or {})))
+
+
+def with_settings(dataset_json: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of `dataset_json` whose block carries `changes`, checked."""
+    block = merge(dataset_json.get(BLOCK) or {}, changes)
+    parse(Settings, block, BLOCK)
+    return {**dataset_json, BLOCK: block}
+
+
+def describe(cls: type[Any]) -> dict[str, str]:
+    """Dotted key -> documentation of every setting below a settings class."""
+    found = {}
+    for f in dataclasses.fields(cls):
+        nested = f.default_factory if f.default_factory is not dataclasses.MISSING else None
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            found |= {f"{f.name}.{key}": doc for key, doc in describe(nested).items()}
+        else:
+            found[f.name] = f.metadata.get("doc", "")
+    return found
+
+
+__all__ = [
+    "BLOCK",
+    "HEALTHY",
+    "LABELLED",
+    "PSEUDO",
+    "ROLES",
+    "UNLABELLED",
+    "DonorSettings",
+    "Intensity",
+    "LesionSettings",
+    "RegistrationSettings",
+    "Settings",
+    "SettingsError",
+    "SourceSettings",
+    "TrainingSettings",
+    "ValidationSettings",
+    "chosen_by_user",
+    "describe",
+    "settings_of",
+    "to_json",
+    "with_settings",
+]
