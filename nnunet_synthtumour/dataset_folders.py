@@ -43,7 +43,7 @@ def dataset_name(id_or_name: str | int) -> str:
 
 
 def read_dataset_json(id_name_or_file: str | int | Path) -> tuple[dict[str, Any], Path]:
-    """`dataset.json` and where it lies: the raw one if it exists (that is the one users edit), else the preprocessed."""
+    """`dataset.json` and where it lies: the raw one (which users edit) if it exists, else the preprocessed one."""
     given = Path(str(id_name_or_file))
     if given.suffix == ".json" or given.is_dir():
         candidates = [given / "dataset.json" if given.is_dir() else given]

@@ -1,0 +1,1 @@
+"""Installed into nnU-Net's folder of experiment planners."""

@@ -1,0 +1,13 @@
+"""The planners of nnunet-synthtumour, each imported when nnU-Net asks for it by name."""
+
+PLANNERS = {
+    "SmallPlanner": "nnunet_synthtumour.planners.small_planner",
+}
+
+
+def __getattr__(name):
+    if name in PLANNERS:
+        import importlib
+
+        return getattr(importlib.import_module(PLANNERS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

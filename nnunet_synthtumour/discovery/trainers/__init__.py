@@ -1,0 +1,1 @@
+"""Installed into nnU-Net's folder of trainer variants; also what `nnUNet_extTrainer` may point to."""

@@ -1,0 +1,13 @@
+"""The trainers of nnunet-synthtumour, each imported when nnU-Net asks for it by name."""
+
+TRAINERS = {
+    "SynthTumourTrainer": "nnunet_synthtumour.trainers.synthtumour_trainer",
+}
+
+
+def __getattr__(name):
+    if name in TRAINERS:
+        import importlib
+
+        return getattr(importlib.import_module(TRAINERS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
