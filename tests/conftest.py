@@ -1,0 +1,29 @@
+"""One thread per test process, nnU-Net folders of its own for every test that asks, and a small raw data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ["nnUNet_n_proc_DA"] = "1"  # 0 (no worker) crashes nnU-Net's planner; tests of trainers set it
+os.environ["nnUNet_def_n_proc"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings as hypothesis_settings
+
+torch.set_num_threads(1)
+hypothesis_settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
+hypothesis_settings.load_profile("house")
+
+
+@pytest.fixture
+def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Empty `nnUNet_raw`, `nnUNet_preprocessed` and `nnUNet_results`, exported to this process and its children."""
+    folders = {name: tmp_path / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        monkeypatch.setenv(name, str(folder))
+    return folders
