@@ -31,7 +31,15 @@ def test_defaults() -> None:
 
 
 def test_every_type_is_read() -> None:
-    block = {"count": 4.0, "rate": 1, "on": False, "name": "x", "sizes": [1, 2.5], "table": {"a": 1}, "free": {"b": [1]}}
+    block = {
+        "count": 4.0,
+        "rate": 1,
+        "on": False,
+        "name": "x",
+        "sizes": [1, 2.5],
+        "table": {"a": 1},
+        "free": {"b": [1]},
+    }
     parsed = parse(Outer, block | {"inner": {"volume_ml": [2, 3], "mode": "hard"}})
     assert parsed == Outer(4, 1.0, False, "x", (1.0, 2.5), {"a": 1}, {"b": [1]}, Inner((2.0, 3.0), "hard"))
     assert type(parsed.count) is int
@@ -72,7 +80,7 @@ def test_a_missing_key_without_default() -> None:
     class Needy:
         file: str = setting(doc="where the data lie")
 
-    with pytest.raises(SettingsError, match="source.file is missing: where the data lie"):
+    with pytest.raises(SettingsError, match=r"source.file is missing: where the data lie"):
         parse(Needy, {}, "source")
 
 

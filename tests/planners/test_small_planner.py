@@ -73,9 +73,9 @@ def test_a_spacing_that_the_user_chose_is_kept_and_the_patch_shrinks(nnunet_fold
 
 def test_a_training_step_of_a_full_size_brain_has_few_operations(nnunet_folders: dict[str, Path]) -> None:
     """The bound is on multiplications, which do not depend on the machine; benchmarks time the step itself."""
+    import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from torch.utils.flop_counter import FlopCounterMode
-    import torch
 
     plan = _plan(nnunet_folders, (140, 180, 140), (1.0, 1.0, 1.0))["configurations"]["3d_fullres"]
     architecture = plan["architecture"]

@@ -1,0 +1,69 @@
+"""Patches of healthy cases whose centre lies in the host, cut out of nnU-Net's preprocessed cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+HOST = "host"
+PROBED, KEPT = 50_000, 2_000
+
+
+class HostPatchLoader(nnUNetDataLoader):
+    """nnU-Net's loader, in pieces: which case, where, what is cut out.
+
+    nnU-Net draws the centres of patches from annotated voxels where a data set has an ignore label. In a healthy case
+    the host carries that label, so the host would be avoided; here it is sought.
+    """
+
+    def __init__(self, *args: Any, healthy: set[str], ignore_label: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.healthy = healthy
+        self.ignore_label = ignore_label
+        self._host_voxels: dict[str, np.ndarray] = {}
+
+    def patch_at(self, case: str, in_host: bool, oversample: bool) -> dict[str, torch.Tensor]:
+        """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws.
+
+        Healthy cases: in the host, or anywhere. Other cases: where nnU-Net's own rule says.
+        """
+        data, seg, _, properties = self._data.load_case(case)
+        if case in self.healthy:
+            locations = {HOST: self._host_of(case, seg)} if in_host else {}
+            lower, upper = self.get_bbox(data.shape[1:], True, locations)
+        else:
+            lower, upper = self.get_bbox(data.shape[1:], oversample, properties["class_locations"])
+        box = [list(bounds) for bounds in zip(lower, upper, strict=True)]
+        image = torch.from_numpy(crop_and_pad_nd(data, box, 0)).float()
+        segmentation = torch.from_numpy(crop_and_pad_nd(seg, box, -1, cast_cropped_to=np.int16)).to(torch.int16)
+        if self.patch_size_was_2d:
+            image, segmentation = image[:, 0], segmentation[:, 0]
+        return {"image": image, "segmentation": segmentation}
+
+    def _host_of(self, case: str, seg: Any) -> np.ndarray:
+        """Up to `KEPT` voxels (0, x, y, z) of the host, found once per case and process.
+
+        Drawn with a generator of their own, so that who looks first does not change what is drawn later.
+        """
+        if case not in self._host_voxels:
+            volume = seg[:]
+            generator = np.random.default_rng(len(case))
+            probed = np.unique(generator.integers(0, volume.size, PROBED))
+            inside = probed[volume.reshape(-1)[probed] == self.ignore_label]
+            if len(inside) < KEPT:  # a small host (or image): look at every voxel
+                inside = np.flatnonzero(volume == self.ignore_label)
+            if len(inside) > KEPT:
+                inside = np.sort(generator.choice(inside, KEPT, replace=False))
+            self._host_voxels[case] = np.stack(np.unravel_index(inside, volume.shape), 1)
+        return self._host_voxels[case]
+
+
+def stack_targets(targets: list[Any]) -> torch.Tensor | list[torch.Tensor]:
+    """Batch the targets of samples: a tensor, or with deep supervision a list of them per resolution."""
+    if isinstance(targets[0], list):
+        return [torch.stack(level) for level in zip(*targets, strict=True)]
+    return torch.stack(targets)

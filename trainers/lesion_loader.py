@@ -1,0 +1,53 @@
+"""The training loader: real patches as they are, healthy patches with a lesion grown before anything else happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from nnunet_synthtumour.trainers.host_patches import HostPatchLoader, stack_targets
+from threadpoolctl import threadpool_limits
+
+Sample = dict[str, Any]
+
+
+class LesionLoader(HostPatchLoader):
+    """Batches of augmented patches.
+
+    `grow(case, sample)` puts a lesion into a healthy sample before nnU-Net's transforms, so that it is rotated, scaled,
+    blurred and cropped as part of the image.
+    """
+
+    def __init__(self, *args: Any, grow: Callable[[str, Sample], Sample], host_centred: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.grow = grow
+        self.host_centred = host_centred
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        cases = self.get_indices()
+        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+            samples = [self.sample(str(case), self.get_do_oversample(i)) for i, case in enumerate(cases)]
+        return {
+            "data": torch.stack([s["image"] for s in samples]),
+            "target": stack_targets([s["segmentation"] for s in samples]),
+            "keys": cases,
+        }
+
+    def sample(self, case: str, oversample: bool) -> Sample:
+        """One augmented patch of `case`."""
+        in_host = np.random.uniform() < self.host_centred
+        sample: Sample = self.patch_at(case, in_host, oversample)
+        if case in self.healthy:
+            sample = self.grow(case, sample)
+        return self.transforms(**sample) if self.transforms is not None else sample
+
+
+def sampling_probabilities(cases: list[str], healthy: set[str], labelled_share: float) -> list[float] | None:
+    """Chance of each case such that labelled cases make up `labelled_share`; None (uniform) where there is one kind."""
+    n_healthy = sum(case in healthy for case in cases)
+    n_labelled = len(cases) - n_healthy
+    if not n_healthy or not n_labelled:
+        return None
+    return [(1 - labelled_share) / n_healthy if case in healthy else labelled_share / n_labelled for case in cases]
