@@ -8,7 +8,6 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from nnunet_synthtumour.registration.fields import invert, warp
 from nnunet_synthtumour.registration.physical import (
     Geometry,
@@ -17,6 +16,7 @@ from nnunet_synthtumour.registration.physical import (
     to_physical,
     voxel_map,
 )
+
 from tests.registration.test_fields import smooth_field
 
 
