@@ -1,5 +1,17 @@
-"""The one error that a user is meant to read."""
+"""The errors that a user is meant to read."""
 
 
 class UserError(ValueError):
     """A mistake that the user can mend: one sentence that says what is wrong, where, and what to do."""
+
+
+class Refusal(UserError, SystemExit):
+    """A mistake found inside one of nnU-Net's own commands.
+
+    Python ends a program on an uncaught `SystemExit` with its text alone: the user of `nnUNetv2_train` sees the sentence
+    and no traceback, while code that calls a trainer can still catch a `UserError`.
+    """
+
+
+class Unsupported(Refusal, NotImplementedError):
+    """Something that nnU-Net can do and a trainer of ours cannot; the text gives the reason."""

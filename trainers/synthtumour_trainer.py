@@ -2,8 +2,282 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO, settings_of
+from nnunet_synthtumour.trainers.case_splits import Split, restrict, splits_by_role
+from nnunet_synthtumour.trainers.fixed_patches import (
+    IN_DISTRIBUTION,
+    SHIFTED,
+    FixedPatchLoader,
+    batches_of_rank,
+    digest_of_set,
+    list_patches,
+)
+from nnunet_synthtumour.trainers.grown_volumes import dataset_with_lesions, write_reference
+from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, sampling_probabilities
+from nnunet_synthtumour.trainers.lesions import Lesions
+from nnunet_synthtumour.trainers.progress import IN_DISTRIBUTION_DICE, TwoCurveLogger
+from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
+
+
+class _PatienceExhausted(Exception):
+    """Leaves nnU-Net's epoch loop, which has no other early exit."""
 
 
 class SynthTumourTrainer(nnUNetTrainer):
-    """nnU-Net's trainer with synthetic lesions."""
+    """nnU-Net's trainer on healthy images in which lesions grow, selected on lesions of another kind.
+
+    What differs from nnU-Net, and why, is listed in docs/synthtumour_trainer.md.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = settings_of(dataset_json)
+        self.healthy = set(self.settings.cases(HEALTHY))
+        self._refuse_what_cannot_work()
+        training = self.settings.training
+        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or training.epochs or self.num_epochs)
+        self.num_iterations_per_epoch = int(
+            os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
+        )
+        self.initial_lr = training.initial_lr or self.initial_lr
+        self.logger.local_logger = TwoCurveLogger(self.logger.local_logger.verbose)
+        self.lesions = Lesions(self.settings, self.dataset_json, self.plans_manager, self.configuration_manager)
+        self._split: Split | None = None
+
+    def _refuse_what_cannot_work(self) -> None:
+        if self.is_cascaded:
+            raise Unsupported(
+                f"{type(self).__name__} cannot train {self.configuration_name}: the first stage of a cascade has never "
+                "seen the lesion that is grown in the second; train 3d_fullres or 3d_lowres."
+            )
+        if not self.healthy:
+            raise Refusal(
+                f"{self.plans_manager.dataset_name} has no healthy case for {type(self).__name__} to grow lesions in; "
+                "build the data set with 'synthtumour prepare --healthy FOLDER' and plan it again."
+            )
+
+    def initialize(self) -> None:
+        if self.settings.training.seed is not None:
+            torch.manual_seed(self.settings.training.seed)
+        super().initialize()
+
+    # ------------------------------------------------------------------------------------------------ data
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split, by role, of the cases that stage one can use; a handful of cases is enough."""
+        if self._split is None:
+            usable = set(self.settings.cases(HEALTHY, LABELLED, PSEUDO))
+            splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+            if self.fold != "all" and not splits_file.is_file() and self.local_rank == 0:
+                groups = [self.settings.cases(HEALTHY), self.settings.cases(LABELLED, PSEUDO)]
+                save_json(splits_by_role(groups), str(splits_file))
+            if self.is_ddp:
+                dist.barrier()
+            train, val = super().do_split()
+            self._split = restrict({"train": list(train), "val": list(val)}, usable)
+            for part, cases in self._split.items():
+                if not self.healthy & set(cases):
+                    raise Refusal(
+                        f"Fold {self.fold} has no healthy case to {part} with; change it in {splits_file} or use fold all."
+                    )
+        return self._split["train"], self._split["val"]
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's two loaders: training grows lesions, validation yields the fixed set."""
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        patch_size = self.configuration_manager.patch_size
+        scales = self._get_deep_supervision_scales()
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        regions = self.label_manager.foreground_regions if self.label_manager.has_regions else None
+        labels = {
+            "is_cascaded": self.is_cascaded,
+            "foreground_labels": self.label_manager.foreground_labels,
+            "regions": regions,
+            "ignore_label": self.label_manager.ignore_label,
+        }
+        tr_transforms = self.get_training_transforms(
+            patch_size, rotation, scales, mirror_axes, dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm, **labels,
+        )  # fmt: skip
+        dataset_tr, dataset_val = self.get_tr_and_val_datasets()
+        for_both = {"healthy": self.healthy, "ignore_label": self.label_manager.ignore_label}
+        training = self.settings.training
+        dl_tr = LesionLoader(
+            dataset_tr, self.batch_size, initial_patch_size, patch_size, self.label_manager,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            sampling_probabilities=sampling_probabilities(
+                dataset_tr.identifiers, self.healthy, training.labelled_share),
+            transforms=tr_transforms, probabilistic_oversampling=self.probabilistic_oversampling,
+            grow=self.lesions.for_training(patch_size), host_centred=training.host_centred, **for_both,
+        )  # fmt: skip
+        workers = get_allowed_n_proc_DA()
+        val_workers = max(1, workers // 2) if workers else 0
+        batches = self.validation_batches(dataset_val.identifiers)
+        self.num_val_iterations_per_epoch = len(batches)
+        dl_val = FixedPatchLoader(
+            dataset_val, self.batch_size, patch_size, patch_size, self.label_manager,
+            transforms=self.get_validation_transforms(scales, **labels),
+            batches=batches, grow=self.lesions.for_validation(patch_size), seed=self.settings.validation.seed,
+            workers=val_workers, **for_both,
+        )  # fmt: skip
+        return self._start(dl_tr, dl_val, workers, val_workers)
+
+    def validation_batches(self, cases: list[str]) -> list[list[Any]]:
+        """This rank's batches of the fixed set."""
+        healthy = [c for c in cases if c in self.healthy]
+        real = [c for c in cases if c not in self.healthy]
+        if self.settings.validation.shift == "real" and not real:
+            raise Refusal(
+                f"validation.shift is 'real', but fold {self.fold} has no labelled case to validate with; "
+                "choose another shift or another fold."
+            )
+        per_kind = {IN_DISTRIBUTION: healthy, SHIFTED: real if self.settings.validation.shift == "real" else healthy}
+        patches = list_patches(per_kind, self.settings.validation.patches, self.settings.validation.affected)
+        world = dist.get_world_size() if self.is_ddp else 1
+        return batches_of_rank(patches, self.batch_size, self.local_rank, world)
+
+    def _start(self, dl_tr: LesionLoader, dl_val: FixedPatchLoader, workers: int, val_workers: int) -> tuple[Any, Any]:
+        seeds = worker_seeds(self.settings.training.seed, self.local_rank, self.current_epoch, workers)
+        if workers == 0:
+            np.random.seed(seeds[0])
+            torch.manual_seed(seeds[0])
+            return SingleThreadedAugmenter(dl_tr, None), SingleThreadedAugmenter(dl_val, None)
+        pin_memory = self.device.type == "cuda"
+        train = NonDetMultiThreadedAugmenter(
+            dl_tr, None, workers, num_cached=max(6, workers // 2), seeds=seeds, pin_memory=pin_memory, wait_time=0.002
+        )
+        # Ordered, unlike nnU-Net's: which patches make up an epoch must not depend on which worker is faster.
+        val = MultiThreadedAugmenter(dl_val, None, val_workers, num_cached_per_queue=2, pin_memory=pin_memory)
+        _ = next(train)
+        return train, val
+
+    # ------------------------------------------------------------------------------------------- validation
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {**super().validation_step(batch), "kind": batch["kind"], "digests": batch["digests"]}
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """Log the shifted Dice as nnU-Net's own (it chooses the epoch), the in-distribution Dice beside it."""
+        extra = ("kind", "digests")
+        by_kind: dict[str, list[dict[str, Any]]] = {IN_DISTRIBUTION: [], SHIFTED: []}
+        for output in val_outputs:
+            by_kind[output["kind"]].append({k: v for k, v in output.items() if k not in extra})
+        super().on_validation_epoch_end(by_kind[SHIFTED])
+        self.logger.log(IN_DISTRIBUTION_DICE, self._mean_dice(by_kind[IN_DISTRIBUTION]), self.current_epoch)
+        fingerprint = digest_of_set(self._gathered([output["digests"] for output in val_outputs]))
+        self.print_to_log_file(f"Fixed validation set {fingerprint}")
+
+    def _mean_dice(self, outputs: list[dict[str, Any]]) -> float:
+        """Mean over classes of the Dice of all patches together, on all ranks: nnU-Net's pseudo Dice."""
+        counts = np.stack([np.sum([o[k] for o in outputs], axis=0) for k in ("tp_hard", "fp_hard", "fn_hard")])
+        tp, fp, fn = np.sum(self._gathered([counts]), axis=0)
+        with np.errstate(invalid="ignore"):
+            return float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
+
+    def _gathered(self, mine: list[Any]) -> list[Any]:
+        """`mine` of every rank, joined."""
+        if not self.is_ddp:
+            return mine
+        theirs: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(theirs, mine)
+        return [item for part in theirs for item in part]
+
+    def on_epoch_end(self) -> None:
+        epoch = self.current_epoch
+        self.print_to_log_file(
+            f"Dice on fixed patches: shifted {self.logger.get_value('mean_fg_dice', -1):.4f} (chooses the epoch), "
+            f"in-distribution {self.logger.get_value(IN_DISTRIBUTION_DICE, -1):.4f}"
+        )
+        super().on_epoch_end()
+        if epoch + 1 < self.num_epochs and self.patience_is_exhausted():
+            raise _PatienceExhausted
+
+    def patience_is_exhausted(self) -> bool:
+        """Whether the shifted Dice (moving average) has not improved for `training.patience` epochs."""
+        curve = self.logger.get_value("ema_fg_dice", None)
+        patience = self.settings.training.patience
+        return bool(patience and curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
+
+    def run_training(self) -> None:
+        try:
+            super().run_training()
+        except _PatienceExhausted:
+            self.print_to_log_file(
+                f"No better shifted Dice for {self.settings.training.patience} epochs: training ends here. "
+                "Raise training.patience and use --c to go on."
+            )
+            self.on_train_end()
+
+    # ------------------------------------------------------------------------------------- final validation
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's validation of the held-out cases, the healthy ones with a fixed shifted lesion each."""
+        with self._held_out_cases_with_lesions():
+            super().perform_actual_validation(save_probabilities)
+
+    @contextmanager
+    def _held_out_cases_with_lesions(self) -> Iterator[None]:
+        """Meanwhile, nnU-Net loads and compares the cases with their lesions.
+
+        nnU-Net's method takes the cases from `self.dataset_class` and the references from the folder of the preprocessed
+        data set: these two are lent to it.
+        """
+        _, val_cases = self.do_split()
+        dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        with_lesions = dataset_with_lesions(dataset_class, self.healthy, self.grow_volume)
+        lent = Path(self.output_folder) / "validation_references"
+        self._write_references(val_cases, with_lesions, lent / "gt_segmentations")
+        mine = self.dataset_class, self.preprocessed_dataset_folder_base
+        self.dataset_class, self.preprocessed_dataset_folder_base = with_lesions, str(lent)
+        try:
+            yield
+        finally:
+            self.dataset_class, self.preprocessed_dataset_folder_base = mine
+
+    def grow_volume(self, case: str, data: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`data` (C, X, Y, Z) and `seg` (1, X, Y, Z) of a healthy case with its fixed shifted lesion."""
+        with seeded(self.settings.validation.seed, *case.encode()):
+            return self.lesions.in_volume(case, data, seg)
+
+    def _write_references(self, cases: list[str], dataset_class: Any, folder: Path) -> None:
+        world = dist.get_world_size() if self.is_ddp else 1
+        folder.mkdir(parents=True, exist_ok=True)
+        dataset = dataset_class(self.preprocessed_dataset_folder, list(cases[self.local_rank :: world]))
+        given = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
+        for case in dataset.identifiers:
+            if case not in self.healthy:
+                shutil.copy(given / (case + self.dataset_json["file_ending"]), folder)
+                continue
+            _, seg, _, properties = dataset.load_case(case)
+            write_reference(
+                seg, properties, folder / case, self.configuration_manager, self.plans_manager, self.dataset_json
+            )
