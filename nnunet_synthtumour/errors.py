@@ -8,8 +8,8 @@ class UserError(ValueError):
 class Refusal(UserError, SystemExit):
     """A mistake found inside one of nnU-Net's own commands.
 
-    Python ends a program on an uncaught `SystemExit` with its text alone: the user of `nnUNetv2_train` sees the sentence
-    and no traceback, while code that calls a trainer can still catch a `UserError`.
+    Python ends a program on an uncaught `SystemExit` with its text alone: the user of `nnUNetv2_train` sees the
+    sentence and no traceback, while code that calls a trainer can still catch a `UserError`.
     """
 
 

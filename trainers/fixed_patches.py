@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from nnunet_synthtumour.trainers.host_patches import HostPatchLoader, stack_targets
 from nnunet_synthtumour.trainers.random_streams import seeded
 

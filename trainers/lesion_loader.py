@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunet_synthtumour.trainers.host_patches import HostPatchLoader, stack_targets
 from threadpoolctl import threadpool_limits
+
+from nnunet_synthtumour.trainers.host_patches import HostPatchLoader, stack_targets
 
 Sample = dict[str, Any]
 

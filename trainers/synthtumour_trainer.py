@@ -104,7 +104,7 @@ class SynthTumourTrainer(nnUNetTrainer):
             for part, cases in self._split.items():
                 if not self.healthy & set(cases):
                     raise Refusal(
-                        f"Fold {self.fold} has no healthy case to {part} with; change it in {splits_file} or use fold all."
+                        f"Fold {self.fold} has no healthy case to {part} with; mend {splits_file} or use fold all."
                     )
         return self._split["train"], self._split["val"]
 
@@ -248,8 +248,8 @@ class SynthTumourTrainer(nnUNetTrainer):
     def _held_out_cases_with_lesions(self) -> Iterator[None]:
         """Meanwhile, nnU-Net loads and compares the cases with their lesions.
 
-        nnU-Net's method takes the cases from `self.dataset_class` and the references from the folder of the preprocessed
-        data set: these two are lent to it.
+        nnU-Net's method takes the cases from `self.dataset_class` and the references from the folder of the
+        preprocessed data set: these two are lent to it.
         """
         _, val_cases = self.do_split()
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from nnunet_synthtumour.planners.small_planner import SmallPlanner
 
 

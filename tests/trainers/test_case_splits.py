@@ -1,4 +1,5 @@
 import pytest
+
 from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
 
 

@@ -3,6 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
 
 
