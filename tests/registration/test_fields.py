@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+
 from nnunet_synthtumour.registration.fields import (
     compose,
     exponentiate,
@@ -18,7 +20,6 @@ from nnunet_synthtumour.registration.fields import (
     transform_points,
     warp,
 )
-from torch import Tensor
 
 SHAPES = [(12, 15), (10, 12, 9)]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from nnunet_synthtumour.registration.fields import invert, warp
 from nnunet_synthtumour.registration.physical import (
     Geometry,
@@ -16,7 +17,6 @@ from nnunet_synthtumour.registration.physical import (
     to_physical,
     voxel_map,
 )
-
 from tests.registration.test_fields import smooth_field
 
 

@@ -1,0 +1,136 @@
+"""Lesion presets: data files in `presets/`, read into frozen dataclasses, with any field overridden by the user.
+
+A preset is a JSON file. It may extend another (`"extends": "glioma"`), in which case it states only what differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_synthtumour.schema import Range, SettingsError, merge, parse, setting
+
+FOLDER = Path(__file__).parent / "presets"
+CHANCE: dict[str, Any] = {"low": 0.0, "high": 1.0}
+
+
+@dataclass(frozen=True)
+class ShapeModel:
+    """Where and how large a lesion is. A range is drawn from uniformly unless something else is said."""
+
+    family: str = setting("body", choices=("body", "wedge", "scattered"), doc="body: star-like; wedge: a vessel's territory")
+    count: tuple[int, int] = setting((1, 1), low=1, doc="lesions per patch, or per cluster of scattered ones")
+    volume_ml: Range = setting((20.0, 80.0), low=1e-4, doc="volume after clipping to the host")
+    volume_law: str = setting("uniform", choices=("uniform", "log"), doc="law of the volume within its range")
+    radii_ratio: Range = setting((1.0, 2.0), low=1.0, doc="longest over shortest half-axis")
+    roughness: Range = setting((0.15, 0.35), low=0.0, high=2.0, doc="deviation of the surface, in mean radii")
+    wavelength: Range = setting((0.6, 1.2), low=0.05, doc="of the coarsest surface noise, in mean radii")
+    octaves: int = setting(4, low=1, high=8, doc="octaves of the surface noise")
+    hug_tissue: Range = setting((0.0, 0.0), low=0.0, doc="how far the surface keeps off fluid and extremes, in mean radii")
+    satellites: float = setting(0.0, **CHANCE, doc="chance of one to three smaller lesions around")
+
+
+@dataclass(frozen=True)
+class InnerModel:
+    """A part nested in the lesion: its share of the volume and what it does there."""
+
+    probability: float = setting(0.0, **CHANCE, doc="chance that a lesion has this part")
+    share: Range = setting((0.05, 0.5), low=0.0, high=0.98, doc="share of the volume of the part around it")
+    roughness: Range = setting((0.1, 0.3), low=0.0, high=2.0, doc="deviation of its surface, in mean radii")
+
+
+@dataclass(frozen=True)
+class ContrastModel:
+    """What a part does to one channel. `factor` multiplies raw intensities, `hu` adds (CT)."""
+
+    factor: Range = setting((1.0, 1.0), low=0.0, doc="of the raw intensity")
+    hu: Range | None = setting(None, doc="added, in Hounsfield units (CT); takes the place of the factor")
+
+
+@dataclass(frozen=True)
+class AppearanceModel:
+    """What a lesion does to intensities, beside its contrast."""
+
+    law: str = setting("tissue", choices=("tissue", "paper"), doc="tissue: ours; paper: the reference's stage one")
+    smoothing_mm: Range = setting((2.0, 5.0), low=0.0, doc="of the tissue under the lesion")
+    texture_kept: Range = setting((0.0, 0.4), low=0.0, high=1.0, doc="share of the tissue's own texture that shows")
+    homogeneity: Range = setting((0.3, 1.0), low=0.0, high=1.0, doc="0: follows the tissue, 1: one level throughout")
+    texture: Range = setting((0.02, 0.15), low=0.0, doc="deviation of the internal texture, as a factor")
+    texture_mm: Range = setting((3.0, 12.0), low=0.1, doc="wavelength of the internal texture")
+    softness_mm: Range = setting((0.5, 4.0), low=0.0, doc="width of the edge")
+    softness_spread: float = setting(0.6, **CHANCE, doc="how much the width varies around the surface")
+    halo: float = setting(0.0, **CHANCE, doc="chance of a dim outer zone that belongs to the lesion")
+    halo_strength: Range = setting((0.25, 0.7), low=0.0, high=1.0, doc="contrast of that zone, as a share of the lesion's")
+    specks: float = setting(0.0, **CHANCE, doc="chance of haemorrhagic specks")
+    speck_factor: Range = setting((0.3, 0.8), low=0.0, doc="what a speck multiplies")
+    mass_effect: float = setting(0.0, **CHANCE, doc="chance that healthy tissue around is pushed away")
+    mass_effect_share: Range = setting((0.05, 0.2), low=0.0, high=0.5, doc="by how much, in mean radii")
+
+
+@dataclass(frozen=True)
+class DistractorModel:
+    """Bright or dark things in healthy tissue that are no lesion and carry no label: leftovers of skull-stripping, bright
+    cortex, rims and caps."""
+
+    probability: float = setting(0.0, **CHANCE, doc="chance per patch")
+    count: tuple[int, int] = setting((1, 3), low=1, doc="how many")
+    factor: Range = setting((1.2, 2.2), low=0.0, doc="of the raw intensity")
+    radius_mm: Range = setting((4.0, 25.0), low=0.5, doc="extent along the border")
+    depth_mm: Range = setting((2.0, 5.0), low=0.5, doc="extent into the host")
+
+
+@dataclass(frozen=True)
+class LesionModel:
+    """Everything that a lesion is drawn from."""
+
+    name: str = setting("", doc="of the preset")
+    description: str = setting("", doc="one line")
+    sources: tuple[str, ...] = setting((), doc="where the numbers come from")
+    shape: ShapeModel = setting(factory=ShapeModel)
+    parts: dict[str, InnerModel] = setting(factory=dict, doc="nested parts, outermost first: core, necrosis")
+    contrast: dict[str, dict[str, ContrastModel]] = setting(factory=dict, doc="part -> channel ('*': any other) -> contrast")
+    appearance: AppearanceModel = setting(factory=AppearanceModel)
+    distractors: DistractorModel = setting(factory=DistractorModel)
+
+    def contrast_of(self, part: str, channel: str) -> ContrastModel:
+        """The contrast of a part in a channel, by the channel's usual name; none where the preset says nothing."""
+        of_part = self.contrast.get(part, {})
+        return of_part.get(channel_key(channel)) or of_part.get("*") or ContrastModel()
+
+
+ALIASES = {"T2FLAIR": "FLAIR", "FLR": "FLAIR", "T1C": "T1CE", "T1GD": "T1CE", "T1CONTRAST": "T1CE", "T1N": "T1", "T1W": "T1",
+           "T2W": "T2", "T2F": "FLAIR", "MPRAGE": "T1"}  # fmt: skip
+
+
+def channel_key(name: str) -> str:
+    """`"t1-ce"`, `"T1Gd"`, `"T1c"` -> `"T1CE"`; names that mean nothing to us come back in capitals."""
+    key = "".join(ch for ch in name.upper() if ch.isalnum())
+    return ALIASES.get(key, key)
+
+
+def available_presets() -> dict[str, str]:
+    """Name -> description of the presets that come with the package."""
+    return {file.stem: json.loads(file.read_text())["description"] for file in sorted(FOLDER.glob("*.json"))}
+
+
+def load_model(preset: str, overrides: Mapping[str, Any] | None = None) -> LesionModel:
+    """The model of a preset (a name, or a JSON file of the user's), with `overrides` in their places."""
+    block = merge(_read(preset, ()), overrides or {})
+    return parse(LesionModel, {**block, "name": Path(preset).stem}, f"lesion preset {Path(preset).stem}")
+
+
+def _read(preset: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    file = Path(preset) if preset.endswith(".json") else FOLDER / f"{preset}.json"
+    if not file.is_file():
+        raise SettingsError(f"There is no lesion preset '{preset}': give a JSON file or one of {', '.join(available_presets())}.")
+    if preset in seen:
+        raise SettingsError(f"Lesion preset {preset} extends itself; take 'extends' out of one of {', '.join(seen)}.")
+    try:
+        block = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{file} is not valid JSON (line {error.lineno}: {error.msg}); mend it.") from error
+    parent = block.pop("extends", None)
+    return merge(_read(parent, (*seen, preset)), block) if parent else block
