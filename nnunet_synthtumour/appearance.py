@@ -7,14 +7,14 @@ normalisation. Tensors are boxes (X, Y[, Z]) of one channel.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from nnunet_synthtumour.noise import coherent_noise, gaussian, resize
-from nnunet_synthtumour.shapes import pool_to
+from nnunet_synthtumour.noise import coherent_noise
+from nnunet_synthtumour.smoothing import gaussian, smoothed
 
 LABEL_FROM = 0.1
 PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0
@@ -27,33 +27,6 @@ class ChannelContrast:
 
     factor: float = 1.0
     hu: float | None = None
-
-
-def smoothed(u: torch.Tensor, sigma: Sequence[float], weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Gaussian mean of u, over the voxels of `weight` where one is given; sigma in voxels per axis.
-
-    Wide Gaussians are computed on a grid of half or a quarter of the resolution; what that changes is far below the noise.
-    """
-    steps = [max(1, min(4, int(s / 1.25))) for s in sigma]
-    narrower = [math.sqrt(max(s * s - (k * k - 1) / 12, 0.01)) / k for s, k in zip(sigma, steps, strict=True)]
-    values = u if weight is None else u * weight
-    if max(steps) == 1:
-        mean = gaussian(values, sigma)
-        return mean if weight is None else mean / gaussian(weight, sigma).clamp_min_(1e-3)
-    mean = gaussian(pool_to(values, steps), narrower)
-    if weight is not None:
-        mean = mean / gaussian(pool_to(weight, steps), narrower).clamp_min_(1e-3)
-    return _upsample(mean, u.shape, steps)
-
-
-def _upsample(coarse: torch.Tensor, shape: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
-    """Block means back to voxels, blocks centred where they were averaged."""
-    full = [n * k for n, k in zip(coarse.shape, steps, strict=True)]
-    import torch.nn.functional as F
-
-    mode = {2: "bilinear", 3: "trilinear"}[coarse.ndim]
-    fine = F.interpolate(coarse[None, None], full, mode=mode, align_corners=False)[0, 0]
-    return fine[tuple(slice(0, n) for n in shape)]
 
 
 def paper_training(u: torch.Tensor, mask: torch.Tensor, factor: float, inner: torch.Tensor | None = None,
@@ -137,7 +110,7 @@ def tissue_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, fac
     local = smoothed(u, [tissue.smoothing_mm / mm for mm in spacing], host)
     level = float((u * host).sum() / host.sum().clamp_min(1))
     base = local + tissue.texture_kept * (u - local)
-    base.add_(level - local, alpha=tissue.homogeneity) if tissue.homogeneity else None
+    base.add_(level - local, alpha=tissue.homogeneity)
     return torch.lerp(u, base.mul_(factor), opacity)
 
 
@@ -153,8 +126,6 @@ def push_away(image: torch.Tensor, level: torch.Tensor, radius_mm: float, share:
 
     I'(x) = I(x - d(x)), d radial from `centre` (voxels of the box), |d| = share r exp(-(level / (0.6 r))^2).
     """
-    import torch.nn.functional as F
-
     shape = level.shape
     dims = len(shape)
     amount = torch.exp(-((level / (0.6 * radius_mm)) ** 2)).mul_(share * radius_mm)
@@ -173,7 +144,3 @@ def push_away(image: torch.Tensor, level: torch.Tensor, radius_mm: float, share:
         for i in reversed(range(dims))
     ], -1)  # fmt: skip
     return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
-
-
-__all__ = ["ChannelContrast", "Tissue", "additive_model", "paper_shifted", "paper_training", "push_away", "resize",
-           "smoothed", "soft_edge", "tissue_factor", "tissue_model"]  # fmt: skip

@@ -151,7 +151,9 @@ def draw_count(interval: tuple[int, int]) -> int:
     return int(np.random.randint(interval[0], interval[1] + 1))
 
 
-def draw_satellites(model: LesionModel, channels: Sequence[str], main: Lesion, spacing: Sequence[float]) -> list[Lesion]:
+def draw_satellites(
+    model: LesionModel, channels: Sequence[str], main: Lesion, spacing: Sequence[float]
+) -> list[Lesion]:
     """One to three smaller lesions within two radii of the first, which look like it."""
     if not chance(model.shape.satellites):
         return []

@@ -21,7 +21,9 @@ CHANCE: dict[str, Any] = {"low": 0.0, "high": 1.0}
 class ShapeModel:
     """Where and how large a lesion is. A range is drawn from uniformly unless something else is said."""
 
-    family: str = setting("body", choices=("body", "wedge", "scattered"), doc="body: star-like; wedge: a vessel's territory")
+    family: str = setting(
+        "body", choices=("body", "wedge", "scattered"), doc="body: star-like; wedge: a vessel's territory"
+    )
     count: tuple[int, int] = setting((1, 1), low=1, doc="lesions per patch, or per cluster of scattered ones")
     volume_ml: Range = setting((20.0, 80.0), low=1e-4, doc="volume after clipping to the host")
     volume_law: str = setting("uniform", choices=("uniform", "log"), doc="law of the volume within its range")
@@ -29,7 +31,9 @@ class ShapeModel:
     roughness: Range = setting((0.15, 0.35), low=0.0, high=2.0, doc="deviation of the surface, in mean radii")
     wavelength: Range = setting((0.6, 1.2), low=0.05, doc="of the coarsest surface noise, in mean radii")
     octaves: int = setting(4, low=1, high=8, doc="octaves of the surface noise")
-    hug_tissue: Range = setting((0.0, 0.0), low=0.0, doc="how far the surface keeps off fluid and extremes, in mean radii")
+    hug_tissue: Range = setting(
+        (0.0, 0.0), low=0.0, doc="how far the surface keeps off fluid and extremes, in mean radii"
+    )
     satellites: float = setting(0.0, **CHANCE, doc="chance of one to three smaller lesions around")
 
 
@@ -63,7 +67,9 @@ class AppearanceModel:
     softness_mm: Range = setting((0.5, 4.0), low=0.0, doc="width of the edge")
     softness_spread: float = setting(0.6, **CHANCE, doc="how much the width varies around the surface")
     halo: float = setting(0.0, **CHANCE, doc="chance of a dim outer zone that belongs to the lesion")
-    halo_strength: Range = setting((0.25, 0.7), low=0.0, high=1.0, doc="contrast of that zone, as a share of the lesion's")
+    halo_strength: Range = setting(
+        (0.25, 0.7), low=0.0, high=1.0, doc="contrast of that zone, as a share of the lesion's"
+    )
     specks: float = setting(0.0, **CHANCE, doc="chance of haemorrhagic specks")
     speck_factor: Range = setting((0.3, 0.8), low=0.0, doc="what a speck multiplies")
     mass_effect: float = setting(0.0, **CHANCE, doc="chance that healthy tissue around is pushed away")
@@ -91,7 +97,9 @@ class LesionModel:
     sources: tuple[str, ...] = setting((), doc="where the numbers come from")
     shape: ShapeModel = setting(factory=ShapeModel)
     parts: dict[str, InnerModel] = setting(factory=dict, doc="nested parts, outermost first: core, necrosis")
-    contrast: dict[str, dict[str, ContrastModel]] = setting(factory=dict, doc="part -> channel ('*': any other) -> contrast")
+    contrast: dict[str, dict[str, ContrastModel]] = setting(
+        factory=dict, doc="part -> channel ('*': any other) -> contrast"
+    )
     appearance: AppearanceModel = setting(factory=AppearanceModel)
     distractors: DistractorModel = setting(factory=DistractorModel)
 
@@ -125,7 +133,9 @@ def load_model(preset: str, overrides: Mapping[str, Any] | None = None) -> Lesio
 def _read(preset: str, seen: tuple[str, ...]) -> dict[str, Any]:
     file = Path(preset) if preset.endswith(".json") else FOLDER / f"{preset}.json"
     if not file.is_file():
-        raise SettingsError(f"There is no lesion preset '{preset}': give a JSON file or one of {', '.join(available_presets())}.")
+        raise SettingsError(
+            f"There is no lesion preset '{preset}': give a JSON file or one of {', '.join(available_presets())}."
+        )
     if preset in seen:
         raise SettingsError(f"Lesion preset {preset} extends itself; take 'extends' out of one of {', '.join(seen)}.")
     try:

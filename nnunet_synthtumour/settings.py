@@ -38,8 +38,8 @@ class LesionSettings:
 
     preset: str = setting("glioma", doc="a preset's name ('synthtumour presets' lists them) or a JSON file")
     overrides: dict[str, Any] = setting(factory=dict, doc="fields of the preset that shall differ")
-    parts: dict[str, str] | None = setting(
-        None, doc="which label each part of a lesion gets, for example {'oedema': 'edema', 'core': 'necrosis'}"
+    parts: dict[str, int | str] | None = setting(
+        None, doc="which label each part of a lesion gets, for example {'whole': 'edema', 'core': 'enhancing'}"
     )
 
 

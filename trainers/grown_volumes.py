@@ -12,17 +12,17 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
-GrowVolume = Callable[[str, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+GrowVolume = Callable[[str, np.ndarray, np.ndarray, dict[str, Any]], tuple[np.ndarray, np.ndarray]]
 
 
 def dataset_with_lesions(base: type[nnUNetBaseDataset], healthy: set[str], grow: GrowVolume) -> type[nnUNetBaseDataset]:
-    """A dataset class that loads healthy cases with a lesion in them; `grow(case, data, seg)` puts it there."""
+    """A dataset class that loads healthy cases with a lesion in them; `grow(case, data, seg, properties)` puts it there."""
 
     class DatasetWithLesions(base):  # type: ignore[misc, valid-type]
         def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
             data, seg, seg_prev, properties = super().load_case(identifier)
             if identifier in healthy:
-                data, seg = grow(identifier, data[:], seg[:])
+                data, seg = grow(identifier, data[:], seg[:], properties)
             return data, seg, seg_prev, properties
 
     return DatasetWithLesions

@@ -263,10 +263,15 @@ class SynthTumourTrainer(nnUNetTrainer):
         finally:
             self.dataset_class, self.preprocessed_dataset_folder_base = mine
 
-    def grow_volume(self, case: str, data: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def grow_volume(
+        self, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """`data` (C, X, Y, Z) and `seg` (1, X, Y, Z) of a healthy case with its fixed shifted lesion."""
+        spacing = list(self.configuration_manager.spacing)
+        if len(spacing) == 2:  # a 2d configuration leaves the spacing between slices as it was
+            spacing = [properties["spacing"][self.plans_manager.transpose_forward[0]], *spacing]
         with seeded(self.settings.validation.seed, *case.encode()):
-            return self.lesions.in_volume(case, data, seg)
+            return self.lesions.in_volume(case, data, seg, spacing)
 
     def _write_references(self, cases: list[str], dataset_class: Any, folder: Path) -> None:
         world = dist.get_world_size() if self.is_ddp else 1

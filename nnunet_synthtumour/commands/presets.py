@@ -20,7 +20,9 @@ def run(args: argparse.Namespace) -> None:
         width = max(map(len, presets))
         for name, description in presets.items():
             print(f"{name:<{width}}  {description}")
-        print("\nChoose one with lesion.preset in dataset.json's synthtumour block; lesion.overrides changes any field.")
+        print(
+            "\nChoose one with lesion.preset in dataset.json's synthtumour block; lesion.overrides changes any field."
+        )
         return
     model = load_model(args.preset)
     if args.json:

@@ -1,0 +1,287 @@
+"""Junior against its alternatives on phantoms: Dice, HD95 and lesion-wise F1 on patients that no arm has seen.
+
+    python benchmarks/junior.py -o OUT [--seeds 3] [--arms online paper offline supervised threshold]
+
+All arms share one plan, one network and one number of iterations. `online`: SynthTumourTrainer with its defaults.
+`paper`: the same with the reference's synthesis. `offline`: nnU-Net on a fixed set of volumes grown by the same engine.
+`supervised`: nnU-Net on as many labelled patients as there are healthy cases, the upper bound. `threshold`: the brightest
+voxels of the z-scored brain, opened, largest component, with the threshold that is best for the phantoms of seed 0.
+`no-...`: the defaults without one ingredient. After every epoch each network segments the patients, so that the epoch
+that its validation chose can be compared with the best one in hindsight. Finished runs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lesion_metrics import dice, hd95, lesion_f1
+
+TRAINED = ("online", "paper", "offline", "supervised")
+ABLATIONS: dict[str, dict[str, Any]] = {}
+HEALTHY, OFFLINE, SUPERVISED, TEST = (
+    "Dataset100_Healthy",
+    "Dataset101_Offline",
+    "Dataset102_Supervised",
+    "Dataset103_Test",
+)
+PLANS, CONFIGURATION = "nnUNetSmallPlans", "3d_fullres"
+Curve = list[dict[str, float]]
+
+
+def command(*words: object) -> None:
+    print("$", *words, flush=True)
+    subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
+
+
+def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
+    """Phantoms of one seed as four data sets with one plan, in `folder`, to which nnU-Net's variables are set."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(folder / variable)
+        (folder / variable).mkdir(parents=True, exist_ok=True)
+    if (folder / "prepared").exists():
+        return
+    shutil.rmtree(folder)
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (folder / variable).mkdir(parents=True)
+    phantoms, grown = folder / "phantoms", folder / "grown"
+    command("synthtumour", "phantom", phantoms, "--seed", seed, "--spacing", args.spacing, "--healthy", args.healthy,
+            "--unlabelled", args.healthy, "--test", args.test)  # fmt: skip
+    command("synthtumour", "grow", *sorted((phantoms / "healthy").glob("*.nii.gz")), "-o", grown, "-n", args.offline,
+            "--seed", seed)  # fmt: skip
+    command(
+        "synthtumour", "prepare", "-d", 100, "-n", "Healthy", "--healthy", phantoms / "healthy", "--channel", "FLAIR"
+    )
+    for name, images, labels in (
+        (OFFLINE, grown / "imagesTr", grown / "labelsTr"),
+        (SUPERVISED, phantoms / "unlabelled", phantoms / "truth" / "unlabelled"),
+        (TEST, phantoms / "test", phantoms / "test_labels"),
+    ):
+        command("synthtumour", "prepare", "-d", name[7:10], "-n", name[11:], "--labelled", images, "--labels", labels,
+                "--label", "tumour=1", "--channel", "FLAIR")  # fmt: skip
+    command("nnUNetv2_extract_fingerprint", "-d", 100, "-np", 2)
+    command("nnUNetv2_plan_experiment", "-d", 100, "-pl", "SmallPlanner")
+    for name in (OFFLINE, SUPERVISED, TEST):
+        command("nnUNetv2_extract_fingerprint", "-d", name[7:10], "-np", 2)
+        command("nnUNetv2_move_plans_between_datasets", "-s", 100, "-t", name[7:10], "-sp", PLANS, "-tp", PLANS)
+        shutil.copy(folder / "nnUNet_raw" / name / "dataset.json", folder / "nnUNet_preprocessed" / name)
+    for name in (HEALTHY, OFFLINE, SUPERVISED, TEST):
+        command("nnUNetv2_preprocess", "-d", name[7:10], "-plans_name", PLANS, "-c", CONFIGURATION, "-np", 2)
+    (folder / "prepared").touch()
+
+
+class Patients:
+    """The test patients, preprocessed, and how well a network segments them."""
+
+    def __init__(self, folder: Path) -> None:
+        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+        preprocessed = folder / "nnUNet_preprocessed" / TEST
+        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
+        self.spacing = tuple(self.plans["configurations"][CONFIGURATION]["spacing"])
+        cases = str(preprocessed / self.plans["configurations"][CONFIGURATION]["data_identifier"])
+        dataset = infer_dataset_class(cases)(cases)
+        loaded = {name: dataset.load_case(name) for name in dataset.identifiers}
+        self.cases = {
+            name: (np.asarray(data[:]), np.asarray(seg[:])[0] == 1) for name, (data, seg, *_) in loaded.items()
+        }
+
+    def predictor(self, trainer: Any, mirroring: bool) -> Any:
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        predictor = nnUNetPredictor(use_mirroring=mirroring, device=trainer.device, allow_tqdm=False)
+        predictor.manual_initialization(
+            trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json,
+            type(trainer).__name__, trainer.inference_allowed_mirroring_axes,
+        )  # fmt: skip
+        return predictor
+
+    def segment(self, trainer: Any, mirroring: bool) -> dict[str, np.ndarray]:
+        import torch
+
+        trainer.network.eval()
+        trainer.set_deep_supervision_enabled(False)
+        predictor = self.predictor(trainer, mirroring)
+        with torch.no_grad():
+            logits = {
+                name: predictor.predict_sliding_window_return_logits(torch.from_numpy(data))
+                for name, (data, _) in self.cases.items()
+            }
+        trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
+        return {name: value.argmax(0).cpu().numpy() == 1 for name, value in logits.items()}
+
+    def score(self, masks: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {
+            name: {
+                "dice": dice(masks[name], truth),
+                "hd95_mm": hd95(masks[name], truth, self.spacing),
+                "lesion_f1": lesion_f1(masks[name], truth),
+            }
+            for name, (_, truth) in self.cases.items()
+        }
+
+
+def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train one arm; the Dice on patients after every epoch, and all scores at the chosen and at the last epoch."""
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_synthtumour.settings import with_settings
+    from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
+
+    name = {"offline": OFFLINE, "supervised": SUPERVISED}.get(arm, HEALTHY)
+    preprocessed = folder / "nnUNet_preprocessed" / name
+    plans = json.loads((preprocessed / f"{PLANS}.json").read_text()) | {"continue_training": False}
+    changes = {"paper": {"lesion": {"preset": "paper"}}, **ABLATIONS}.get(arm, {})
+    changes = {**changes, "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
+               "validation": {"patches": 24}}  # fmt: skip
+    dataset_json = json.loads((preprocessed / "dataset.json").read_text())
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    patients, curve = Patients(folder), []
+    base: type[Any] = nnUNetTrainer if arm in ("offline", "supervised") else SynthTumourTrainer
+
+    class Watched(base):
+        """The arm's trainer, which segments the patients after every epoch and learns nothing from it."""
+
+        def on_epoch_end(self) -> None:
+            scores = patients.score(patients.segment(self, mirroring=False))
+            curve.append({
+                "patients": float(np.mean([s["dice"] for s in scores.values()])),
+                "validation": float(self.logger.get_value("mean_fg_dice", -1)),
+                "in_distribution": float(self.logger.local_logger.my_fantastic_logging.get("in_distribution_dice", [np.nan])[-1]),
+            })  # fmt: skip
+            super().on_epoch_end()
+
+    Watched.__name__ = arm
+    dataset_json = with_settings(dataset_json, changes) if base is SynthTumourTrainer else dataset_json
+    trainer = Watched(
+        plans, CONFIGURATION, "all" if base is nnUNetTrainer else 0, dataset_json, torch.device(args.device)
+    )
+    trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
+    if base is nnUNetTrainer:
+        trainer.num_val_iterations_per_epoch = 6
+    trainer.run_training()
+    result: dict[str, Any] = {"curve": curve, "last": patients.score(patients.segment(trainer, mirroring=True))}
+    trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_best.pth"))
+    result["chosen_epoch"] = trainer.current_epoch - 1
+    result["chosen"] = patients.score(patients.segment(trainer, mirroring=True))
+    return result
+
+
+def threshold(folder: Path, value: float) -> dict[str, dict[str, float]]:
+    """Voxels of the z-scored brain above `value`, opened, largest component."""
+    from scipy import ndimage
+
+    patients, masks = Patients(folder), {}
+    for name, (data, _) in patients.cases.items():
+        found, n = ndimage.label(ndimage.binary_opening(data[0] > value))
+        sizes = ndimage.sum_labels(np.ones_like(found), found, np.arange(1, n + 1)) if n else []
+        masks[name] = found == 1 + int(np.argmax(sizes)) if n else found > 0
+    return patients.score(masks)
+
+
+def mean(scores: dict[str, dict[str, float]], metric: str) -> float:
+    return float(np.nanmean([s[metric] for s in scores.values()]))
+
+
+def row(arm: str, runs: list[dict[str, Any]], which: str) -> str:
+    cells = []
+    for metric, digits in (("dice", 3), ("hd95_mm", 1), ("lesion_f1", 3)):
+        values = [mean(r[which], metric) for r in runs]
+        cells.append(f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}")
+    return f"| {arm} ({which}) | " + " | ".join(cells) + f" | {len(runs)} |"
+
+
+def hindsight(runs: list[dict[str, Any]]) -> str:
+    """How many Dice points choosing an epoch by one curve costs against the best epoch, mean over runs."""
+    lines = []
+    for key in ("validation", "in_distribution"):
+        curves = [r["curve"] for r in runs if not np.isnan(r["curve"][-1][key])]
+        if curves:
+            chosen = [max(c, key=lambda e: e[key])["patients"] for c in curves]
+            best = [max(e["patients"] for e in c) for c in curves]
+            lines.append(f"{key}: {100 * float(np.mean(np.subtract(best, chosen))):.1f} points")
+    return ", ".join(lines)
+
+
+def figure(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    drawing, (bars, curves) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for i, (arm, runs) in enumerate(results.items()):
+        values = [mean(r["chosen"], "dice") for r in runs]
+        bars.bar(i, np.mean(values), color=f"C{i}", alpha=0.6)
+        bars.plot([i] * len(values), values, "k.")
+        if "curve" in runs[0]:
+            curves.plot(np.mean([[e["patients"] for e in r["curve"]] for r in runs], axis=0), color=f"C{i}", label=arm)
+    bars.set_xticks(range(len(results)), list(results), rotation=20)
+    bars.set_ylabel("Dice on unseen patients")
+    curves.set_xlabel("epoch")
+    curves.set_ylabel("Dice on unseen patients")
+    curves.legend()
+    for axis in (bars, curves):
+        axis.set_ylim(0, 1)
+    drawing.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument(
+        "--arms", nargs="+", default=["threshold", *TRAINED], choices=["threshold", *TRAINED, *ABLATIONS]
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--healthy", type=int, default=16)
+    parser.add_argument("--test", type=int, default=12)
+    parser.add_argument("--offline", type=int, default=60, help="volumes of the offline set")
+    parser.add_argument("--spacing", type=float, default=3.0)
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    os.environ.setdefault("nnUNet_n_proc_DA", "2")
+    os.environ.setdefault("nnUNet_def_n_proc", "2")
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
+    best_threshold: float | None = None
+    for seed in range(args.seeds):
+        folder = args.out.resolve() / f"seed_{seed}"
+        prepare_data(folder, seed, args)
+        for arm in args.arms:
+            file = folder / f"{arm}.json"
+            if arm == "threshold":
+                if best_threshold is None:
+                    grid = np.arange(0.5, 3.01, 0.25)
+                    best_threshold = float(max(grid, key=lambda t: mean(threshold(folder, t), "dice")))
+                scores = threshold(folder, best_threshold)
+                results[arm].append({"chosen": scores, "last": scores})
+                continue
+            if not file.exists():
+                file.write_text(json.dumps(train(arm, folder, seed, args)))
+            results[arm].append(json.loads(file.read_text()))
+    lines = ["| arm | Dice | HD95 (mm) | lesion F1 | seeds |", "|---|---|---|---|---|"]
+    for arm, runs in results.items():
+        lines += [row(arm, runs, "chosen")] + ([row(arm, runs, "last")] if "curve" in runs[0] else [])
+    for arm, runs in results.items():
+        if "curve" in runs[0]:
+            lines.append(f"\n{arm}: cost of choosing the epoch by {hindsight(runs)}")
+    text = "\n".join(lines)
+    print(
+        f"\n{args.healthy} healthy cases, {args.test} patients, {args.epochs} x {args.iterations} iterations\n\n{text}"
+    )
+    (args.out / "junior.md").write_text(text + "\n")
+    (args.out / "junior.json").write_text(json.dumps(results))
+    figure(results, args.out / "junior.png")
+
+
+if __name__ == "__main__":
+    main()

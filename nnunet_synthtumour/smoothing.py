@@ -1,0 +1,81 @@
+"""Gaussian smoothing and linear interpolation of small boxes, 2D or 3D, as matrix products along each axis.
+
+On boxes of up to about 100 voxels a side this is the fastest there is on one thread, and exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+
+def gaussian(field: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
+    """Gaussian smoothing of (X, Y[, Z]), sigma in voxels per axis, weights renormalised at the faces."""
+    for axis, s in enumerate(sigma):
+        if s > 0 and field.shape[axis] > 1:
+            field = _along(field, _gaussian_matrix(field.shape[axis], round(float(s), 4)), axis)
+    return field
+
+
+def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """(X, Y[, Z]) linearly interpolated to `shape`, corners on corners; the narrowest axes first, which is cheapest."""
+    for axis in sorted(range(field.ndim), key=lambda a: shape[a] / field.shape[a]):
+        if field.shape[axis] != shape[axis]:
+            field = _along(field, _linear_matrix(shape[axis], field.shape[axis], True), axis)
+    return field
+
+
+def smoothed(u: torch.Tensor, sigma: Sequence[float], weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Gaussian mean of u, over the voxels of `weight` where one is given; sigma in voxels per axis.
+
+    Wide Gaussians are computed on a grid of half or a quarter of the resolution; what that changes lies far below the
+    noise.
+    """
+    steps = [max(1, min(4, int(s / 1.25))) for s in sigma]
+    narrower = [math.sqrt(max(s * s - (k * k - 1) / 12, 0.01)) / k for s, k in zip(sigma, steps, strict=True)]
+    mean = gaussian(_pool(u if weight is None else u * weight, steps), narrower)
+    if weight is not None:
+        mean = mean / gaussian(_pool(weight, steps), narrower).clamp_min_(1e-3)
+    for axis, step in enumerate(steps):
+        if step > 1:
+            mean = _along(mean, _linear_matrix(u.shape[axis], mean.shape[axis], False, step), axis)
+    return mean
+
+
+def _pool(field: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:
+    """Mean over blocks of `steps` voxels; a block that is cut by the face is averaged as it is."""
+    if max(steps) == 1:
+        return field
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[field.ndim]
+    return pool(field[None, None], list(steps), list(steps), ceil_mode=True, count_include_pad=False)[0, 0]
+
+
+@lru_cache(maxsize=512)
+def _gaussian_matrix(n: int, sigma: float) -> torch.Tensor:
+    """(n, n): row i averages with a Gaussian around i, weights summing to 1."""
+    at = torch.arange(n, dtype=torch.float64)
+    weights = torch.exp(-0.5 * ((at[None] - at[:, None]) / max(sigma, 1e-6)) ** 2)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+@lru_cache(maxsize=1024)
+def _linear_matrix(n_out: int, n_in: int, corners: bool, step: int = 1) -> torch.Tensor:
+    """(n_out, n_in): linear interpolation, corners on corners or, for block means, at the middles of blocks of `step`."""
+    out = torch.arange(n_out, dtype=torch.float64)
+    at = out * ((n_in - 1) / max(1, n_out - 1)) if corners else (out + 0.5) / step - 0.5
+    at = at.clamp(0, n_in - 1)
+    weights = 1 - (at[:, None] - torch.arange(n_in, dtype=torch.float64)[None]).abs()
+    return weights.clamp_(min=0).float()
+
+
+def _along(field: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
+    shape = list(field.shape)
+    shape[axis] = matrix.shape[0]
+    if axis == field.ndim - 1:  # one large product; as a batch of matrix times vector it would be far slower
+        return (field.reshape(-1, field.shape[axis]) @ matrix.T).reshape(shape)
+    flat = field.reshape(math.prod(field.shape[:axis]), field.shape[axis], -1)
+    return torch.matmul(matrix, flat).reshape(shape)

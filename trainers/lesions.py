@@ -1,0 +1,108 @@
+"""The lesions of a data set's settings, ready to grow: in training patches, in the fixed set, in whole volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+
+from nnunet_synthtumour.drawing import uniform
+from nnunet_synthtumour.intensities import normalisation
+from nnunet_synthtumour.lesion_labels import lesion_labels
+from nnunet_synthtumour.lesion_model import LesionModel, load_model
+from nnunet_synthtumour.settings import Settings
+from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
+from nnunet_synthtumour.trainers.fixed_patches import SHIFTED, FixedPatch
+
+Sample = dict[str, Any]
+
+
+class Lesions:
+    """What grows, for one configuration of one data set."""
+
+    def __init__(
+        self, settings: Settings, dataset_json: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
+    ) -> None:
+        self.settings = settings
+        self.labels = lesion_labels(dataset_json["labels"], settings.lesion.parts)
+        self.ignore_label = plans.get_label_manager(dataset_json).ignore_label
+        names = dataset_json.get("channel_names") or dataset_json["modality"]
+        self.channels = [names[key] for key in sorted(names, key=int)]
+        self.spacing = tuple(configuration.spacing)
+        self.own = load_model(settings.lesion.preset, settings.lesion.overrides)
+        shift = settings.validation.shift
+        other = settings.validation.preset or ("paper" if shift == "paper" else "metastases")
+        self.other = load_model(other) if shift in ("paper", "preset") else self.own
+        self._of_case = {
+            case: normalisation(settings, plans.plans, configuration.configuration, case) for case in settings.roles
+        }
+
+    def transform(
+        self, model: LesionModel, probability: float, region: Sequence[int] | None, spacing: Sequence[float],
+        shifted: bool = False,
+    ) -> GrowLesion:  # fmt: skip
+        return GrowLesion(model, self.labels, spacing, self.ignore_label, self.channels, probability, region, shifted)
+
+    def for_training(self, patch_size: Sequence[int]) -> Callable[[str, Sample], Sample]:
+        """Grows a lesion that survives the crop to `patch_size`, in all but a share of the patches."""
+        return _InPatch(self.transform(self.own, 1 - self.settings.training.healthy_patches, patch_size, self.spacing),
+                        self._of_case)  # fmt: skip
+
+    def for_validation(self, patch_size: Sequence[int]) -> Callable[[FixedPatch, Sample], Sample]:
+        """Grows the lesion of a patch of the fixed set: of the training's own kind, or of the shifted kind."""
+        return _InFixedPatch(
+            own=self.transform(self.own, 1.0, patch_size, self.spacing),
+            shifted=self._shifted(patch_size, self.spacing),
+            none=self.transform(self.own, 0.0, patch_size, self.spacing),
+            noise=self.settings.validation.noise if self.settings.validation.shift == "noise" else None,
+            of_case=self._of_case,
+        )
+
+    def _shifted(self, patch_size: Sequence[int] | None, spacing: Sequence[float]) -> GrowLesion:
+        return self.transform(self.other, 1.0, patch_size, spacing, self.settings.validation.shift == "paper")
+
+    def in_volume(
+        self, case: str, data: np.ndarray, seg: np.ndarray, spacing: Sequence[float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A whole preprocessed case (C, X, Y, Z) and (1, X, Y, Z) with one lesion of the shifted kind."""
+        image, labels, _ = grow_in_volume(self._shifted(None, spacing), data, seg, self._of_case.get(case))
+        if self.settings.validation.shift == "noise":
+            image += uniform(self.settings.validation.noise) * np.random.standard_normal(image.shape).astype(np.float32)
+        return image, labels
+
+
+class _InPatch:
+    """A callable that workers can be handed, unlike a closure."""
+
+    def __init__(self, transform: GrowLesion, of_case: dict[str, Any]) -> None:
+        self.transform, self.of_case = transform, of_case
+
+    def __call__(self, case: str, sample: Sample) -> Sample:
+        return _grown(self.transform, sample, self.of_case.get(case))
+
+
+class _InFixedPatch:
+    def __init__(
+        self,
+        own: GrowLesion,
+        shifted: GrowLesion,
+        none: GrowLesion,
+        noise: tuple[float, float] | None,
+        of_case: dict[str, Any],
+    ) -> None:
+        self.own, self.shifted, self.none, self.noise, self.of_case = own, shifted, none, noise, of_case
+
+    def __call__(self, patch: FixedPatch, sample: Sample) -> Sample:
+        kind = self.shifted if patch.kind == SHIFTED else self.own
+        sample = _grown(kind if patch.affected else self.none, sample, self.of_case.get(patch.case))
+        if self.noise is not None and patch.kind == SHIFTED:
+            sample["image"] += uniform(self.noise) * torch.randn(sample["image"].shape)
+        return sample
+
+
+def _grown(transform: GrowLesion, sample: Sample, normalisation: Any) -> Sample:
+    grown = transform(**sample, normalisation=normalisation)
+    return {"image": grown["image"], "segmentation": grown["segmentation"]}
