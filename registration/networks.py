@@ -1,0 +1,153 @@
+"""Registration networks from nnU-Net plans: the plans' own U-Net, two images in, a velocity out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
+from torch import Tensor, nn
+
+from nnunet_synthtumour.registration.velocity import (
+    MAX_DISPLACEMENT,
+    MAX_GRADIENT,
+    OUTFLOW,
+    SMOOTHING,
+    displacement_of,
+    displacements_of,
+    limit_velocity,
+)
+
+
+def unet_from_plans(
+    network_class_name: str, arch_kwargs: Mapping[str, Any], kw_requires_import: Sequence[str], image_channels: int
+) -> Any:
+    """The U-Net of a configuration with two images of `image_channels` as input.
+
+    The first three arguments are nnU-Net's `ConfigurationManager.network_arch_class_name`,
+    `.network_arch_init_kwargs` and `.network_arch_init_kwargs_req_import`.
+    """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    unet = get_network_from_plans(
+        network_class_name,
+        dict(arch_kwargs),
+        list(kw_requires_import),
+        input_channels=2 * image_channels,
+        output_channels=len(arch_kwargs["kernel_sizes"][0]),
+        deep_supervision=False,
+    )
+    if not all(hasattr(unet, part) for part in ("encoder", "decoder")):
+        raise ValueError(
+            f"The plans' network {network_class_name} is no U-Net; registration needs a configuration with "
+            "PlainConvUNet or ResidualEncoderUNet."
+        )
+    return unet
+
+
+class RegistrationUNet(nn.Module):
+    """velocity = network(moving, fixed): the encoder and decoder of a U-Net, the decoder cut at `velocity_level`.
+
+    Level 0 is the resolution of the images, level 1 that after the first stride, and so on. Images (B, C, X, Y[, Z]) of
+    any size are padded at the far end of each axis to a multiple of the strides; the velocity (B, D, ...), float32, in
+    voxels of its own grid, covers the *padded* image, and `displacement` cuts that off again. It is bounded and smooth
+    by `velocity.limit_velocity`: no weights make it fold. A new network predicts (almost) no motion.
+    """
+
+    encoder: Any
+
+    def __init__(
+        self,
+        unet: Any,
+        velocity_level: int = 1,
+        max_displacement: float = MAX_DISPLACEMENT,
+        outflow: float = OUTFLOW,
+        smoothing: float = SMOOTHING,
+        max_gradient: float = MAX_GRADIENT,
+    ) -> None:
+        super().__init__()
+        encoder, decoder = unet.encoder, unet.decoder
+        stages = len(encoder.strides) - 1 - velocity_level
+        if velocity_level < 0 or stages < 1:
+            raise ValueError(
+                f"A velocity level between 0 and {len(encoder.strides) - 2} is possible with this U-Net of "
+                f"{len(encoder.strides)} stages, not {velocity_level}."
+            )
+        self.dims = convert_conv_op_to_dim(encoder.conv_op)
+        self.velocity_level = velocity_level
+        self.limits = {
+            "max_displacement": max_displacement,
+            "outflow": outflow,
+            "smoothing": smoothing,
+            "max_gradient": max_gradient,
+        }
+        strides = [_per_axis(stride, self.dims) for stride in encoder.strides]
+        self.total_stride = tuple(math.prod(along) for along in zip(*strides, strict=True))
+        self.encoder = encoder
+        self.upsamplings = nn.ModuleList(decoder.transpconvs[:stages])
+        self.decoder_stages = nn.ModuleList(decoder.stages[:stages])
+        self.head = self._new_head(velocity_level)
+
+    @classmethod
+    def from_plans(
+        cls,
+        network_class_name: str,
+        arch_kwargs: Mapping[str, Any],
+        kw_requires_import: Sequence[str],
+        image_channels: int = 1,
+        **options: Any,
+    ) -> RegistrationUNet:
+        """See `unet_from_plans`; `options` go to the constructor."""
+        unet = unet_from_plans(network_class_name, arch_kwargs, kw_requires_import, image_channels)
+        return cls(unet, **options)
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        skips = self.encoder(self._padded_pair(moving, fixed))
+        return self._limited(self.head(self._decoded(skips[-1], skips)[-1]), moving.shape[2:])
+
+    def displacement(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
+        """exp(v) on the images' own grid: (B, D, *shape), for warp(moving, u); with -v, for warp(fixed, u)."""
+        return displacement_of(velocity, self._stride_of(velocity, shape), shape)
+
+    def displacements(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """exp(v) and its inverse, the latter corrected once (`velocity.displacements_of`): both (B, D, *shape)."""
+        return displacements_of(velocity, self._stride_of(velocity, shape), shape)
+
+    def _padded_pair(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        pair, shape = torch.cat((moving, fixed), dim=1), moving.shape[2:]
+        missing = [padded - size for padded, size in zip(self._padded_shape(shape), shape, strict=True)]
+        if not any(missing):
+            return pair
+        return F.pad(pair, [amount for size in reversed(missing) for amount in (0, size)], mode="replicate")
+
+    def _padded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(-(-size // stride) * stride for size, stride in zip(shape, self.total_stride, strict=True))
+
+    def _decoded(self, bottleneck: Tensor, skips: Sequence[Tensor]) -> list[Tensor]:
+        """The features of every decoder stage, coarse to fine."""
+        features = [bottleneck]
+        for upsampling, stage, skip in zip(self.upsamplings, self.decoder_stages, skips[-2::-1], strict=False):
+            features.append(stage(torch.cat((upsampling(features[-1]), skip), dim=1)))
+        return features[1:]
+
+    def _new_head(self, level: int) -> Any:
+        head: Any = self.encoder.conv_op(self.encoder.output_channels[level], self.dims, 3, padding=1)
+        nn.init.normal_(head.weight, std=1e-5)
+        nn.init.zeros_(head.bias)
+        return head
+
+    def _limited(self, raw: Tensor, shape: Sequence[int]) -> Tensor:
+        stride = self._stride_of(raw, shape)
+        extent = [size / along for size, along in zip(shape, stride, strict=True)]
+        return limit_velocity(raw, extent, **self.limits)
+
+    def _stride_of(self, field: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+        """Image voxels per voxel of a field that covers the padded image."""
+        return tuple(padded // size for padded, size in zip(self._padded_shape(shape), field.shape[2:], strict=True))
+
+
+def _per_axis(stride: int | Sequence[int], dims: int) -> list[int]:
+    return [stride] * dims if isinstance(stride, int) else list(stride)
