@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_synthtumour.drawing import uniform
 from nnunet_synthtumour.intensities import normalisation
@@ -24,20 +24,20 @@ class Lesions:
     """What grows, for one configuration of one data set."""
 
     def __init__(
-        self, settings: Settings, dataset_json: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
+        self, settings: Settings, dataset_json: dict[str, Any], plans: PlansManager, configuration_name: str
     ) -> None:
         self.settings = settings
         self.labels = lesion_labels(dataset_json["labels"], settings.lesion.parts)
         self.ignore_label = plans.get_label_manager(dataset_json).ignore_label
         names = dataset_json.get("channel_names") or dataset_json["modality"]
         self.channels = [names[key] for key in sorted(names, key=int)]
-        self.spacing = tuple(configuration.spacing)
+        self.spacing = tuple(plans.get_configuration(configuration_name).spacing)
         self.own = load_model(settings.lesion.preset, settings.lesion.overrides)
         shift = settings.validation.shift
         other = settings.validation.preset or ("paper" if shift == "paper" else "metastases")
         self.other = load_model(other) if shift in ("paper", "preset") else self.own
         self._of_case = {
-            case: normalisation(settings, plans.plans, configuration.configuration, case) for case in settings.roles
+            case: normalisation(settings, plans.plans, configuration_name, case) for case in settings.roles
         }
 
     def transform(

@@ -67,7 +67,7 @@ class SynthTumourTrainer(nnUNetTrainer):
         )
         self.initial_lr = training.initial_lr or self.initial_lr
         self.logger.local_logger = TwoCurveLogger(self.logger.local_logger.verbose)
-        self.lesions = Lesions(self.settings, self.dataset_json, self.plans_manager, self.configuration_manager)
+        self.lesions = Lesions(self.settings, self.dataset_json, self.plans_manager, self.configuration_name)
         self._split: Split | None = None
 
     def _refuse_what_cannot_work(self) -> None:

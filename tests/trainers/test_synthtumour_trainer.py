@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
+from tests.trainers.conftest import IGNORE, NAME, make_trainer
+
+
+def _short(trainer: Any, epochs: int = 2, iterations: int = 2) -> Any:
+    trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every = epochs, iterations, 1
+    return trainer
+
+
+def _loaders(trainer: Any) -> tuple[Any, Any]:
+    if not trainer.was_initialized:
+        trainer.initialize()
+    return trainer.get_dataloaders()
+
+
+def _hashes(trainer: Any) -> list[str]:
+    lines = [
+        line
+        for log in sorted(Path(trainer.output_folder).glob("training_log*"))
+        for line in log.read_text().splitlines()
+    ]
+    return [line.split()[-1] for line in lines if "Fixed validation set" in line]
+
+
+def _one_epoch_of_validation(trainer: Any) -> dict[int, str]:
+    _, val = _loaders(trainer)
+    batches = [next(val) for _ in range(trainer.num_val_iterations_per_epoch)]
+    for loader in (_, val):
+        if hasattr(loader, "_finish"):
+            loader._finish()
+    return {index: text for batch in batches for index, text in batch["digests"].items()}
+
+
+def test_two_epochs_validation_resume_and_prediction(toy: Path) -> None:
+    trainer = _short(make_trainer(toy, SynthTumourTrainer))
+    trainer.run_training()
+    out = Path(trainer.output_folder)
+    assert (out / "checkpoint_final.pth").is_file()
+    assert (out / "checkpoint_best.pth").is_file()
+    assert (out / "progress.png").stat().st_size > 10_000
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert len(log["mean_fg_dice"]) == len(log["in_distribution_dice"]) == 2
+
+    trainer.perform_actual_validation(save_probabilities=True)
+    summary = json.loads((out / "validation" / "summary.json").read_text())
+    _, val_cases = trainer.do_split()
+    assert len(summary["metric_per_case"]) == len(val_cases)
+    assert all(case["metrics"]["1"]["n_ref"] > 0 for case in summary["metric_per_case"])
+    assert len(list((out / "validation").glob("*.npz"))) == len(val_cases)
+
+    resumed = _short(make_trainer(toy, SynthTumourTrainer, resume=True), epochs=3)
+    resumed.load_checkpoint(str(out / "checkpoint_final.pth"))
+    resumed.run_training()
+    assert resumed.current_epoch == 3
+    assert len(resumed.logger.local_logger.my_fantastic_logging["in_distribution_dice"]) == 3
+    hashes = _hashes(resumed)
+    assert len(hashes) == 3
+    assert len(set(hashes)) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_fixed_set_does_not_depend_on_workers(workers: int, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = _one_epoch_of_validation(make_trainer(toy, SynthTumourTrainer))
+    monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    np.random.seed(123)
+    assert _one_epoch_of_validation(make_trainer(toy, SynthTumourTrainer)) == alone
+    assert sorted(alone) == list(range(12))
+
+
+def test_training_patches_of_healthy_cases_carry_lesions_and_no_ignore_label(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, training={"healthy_patches": 0.0})
+    loader, _ = _loaders(trainer)
+    batches = [next(loader) for _ in range(6)]
+    targets = torch.cat(
+        [batch["target"][0] if isinstance(batch["target"], list) else batch["target"] for batch in batches]
+    )
+    assert set(targets.unique().tolist()) <= {0, 1}
+    healthy = [case in trainer.healthy for batch in batches for case in batch["keys"]]
+    assert all((target == 1).any() for target, is_healthy in zip(targets, healthy, strict=True) if is_healthy)
+    assert torch.isfinite(torch.cat([batch["data"] for batch in batches])).all()
+
+
+def test_labelled_cases_are_drawn_as_often_as_the_settings_say(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, training={"labelled_share": 0.25})
+    loader, _ = _loaders(trainer)
+    drawn = [case in trainer.healthy for _ in range(60) for case in loader.data_loader.get_indices()]
+    assert 0.6 < np.mean(drawn) < 0.9
+
+
+def test_without_healthy_cases_there_is_one_sentence(toy: Path) -> None:
+    roles = {f"case_{i:03d}": "labelled" for i in range(8)}
+    with pytest.raises(UserError, match=r"has no healthy case .*synthtumour prepare --healthy"):
+        make_trainer(toy, SynthTumourTrainer, roles=roles)
+
+
+def test_patience_ends_training_cleanly_and_resumably(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = _short(make_trainer(toy, SynthTumourTrainer, training={"patience": 1}), epochs=9, iterations=1)
+    falling = iter(np.linspace(0.9, 0.1, 9))
+
+    def log_falling(outputs: list[dict[str, Any]]) -> None:
+        value = float(next(falling))
+        for key in ("mean_fg_dice", "val_losses", "in_distribution_dice"):
+            trainer.logger.log(key, value, trainer.current_epoch)
+        trainer.logger.log("dice_per_class_or_region", [value], trainer.current_epoch)
+
+    monkeypatch.setattr(trainer, "on_validation_epoch_end", log_falling)
+    trainer.run_training()
+    assert trainer.current_epoch == 2
+    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
+    assert checkpoint["current_epoch"] == 2
+
+
+def test_the_same_seed_gives_the_same_curve(toy: Path) -> None:
+    curves = []
+    for _ in range(2):
+        trainer = _short(make_trainer(toy, SynthTumourTrainer), epochs=2)
+        trainer.run_training()
+        log = trainer.logger.local_logger.my_fantastic_logging
+        curves.append((log["train_losses"], log["val_losses"], log["mean_fg_dice"]))
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("shift", ["paper", "preset", "noise", "real"])
+def test_every_shift_yields_a_fixed_set(shift: str, toy: Path) -> None:
+    first = _one_epoch_of_validation(make_trainer(toy, SynthTumourTrainer, validation={"shift": shift}))
+    assert first == _one_epoch_of_validation(make_trainer(toy, SynthTumourTrainer, validation={"shift": shift}))
+    other = _one_epoch_of_validation(make_trainer(toy, SynthTumourTrainer, validation={"shift": shift, "seed": 1}))
+    assert other != first
+
+
+def test_2d_trains_and_validates(toy: Path) -> None:
+    trainer = _short(make_trainer(toy, SynthTumourTrainer, "2d"), epochs=1)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
+    assert all(case["metrics"]["1"]["n_ref"] > 0 for case in summary["metric_per_case"])
+
+
+def test_the_patch_centre_lies_in_the_host(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer)
+    loader = _loaders(trainer)[0].data_loader
+    case = sorted(trainer.healthy & set(trainer.do_split()[0]))[0]
+    _, seg, _, _ = loader._data.load_case(case)
+    voxels = loader._host_of(case, seg)
+    assert len(voxels) > 100
+    assert (seg[:][tuple(voxels.T)] == IGNORE).all()
+
+
+def test_the_split_is_kept_for_other_trainers(toy: Path) -> None:
+    make_trainer(toy, SynthTumourTrainer).do_split()
+    splits = json.loads((toy / "nnUNet_preprocessed" / NAME / "splits_final.json").read_text())
+    assert len(splits) == 5
+    assert all(split["train"] and split["val"] for split in splits)
