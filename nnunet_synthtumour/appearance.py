@@ -17,7 +17,7 @@ from nnunet_synthtumour.noise import coherent_noise
 from nnunet_synthtumour.smoothing import gaussian, smoothed
 
 LABEL_FROM = 0.1
-PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0
+PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0  # voxels, as in the reference
 EDGE_AT_SURFACE = 0.4
 
 
@@ -29,14 +29,20 @@ class ChannelContrast:
     hu: float | None = None
 
 
-def paper_training(u: torch.Tensor, mask: torch.Tensor, factor: float, inner: torch.Tensor | None = None,
-                   inner_factor: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The reference's training model: u (1 - m) + t G5(u) m, m = G1(mask); label m > 0.1.
+def paper_training(
+    u: torch.Tensor,
+    tissue: torch.Tensor,
+    mask: torch.Tensor,
+    factor: float,
+    inner: torch.Tensor | None = None,
+    inner_factor: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference's training model: u (1 - m) + t G5(u) m, with m = G1(mask); the label is m > 0.1.
 
-    `inner` is the second, nested mask, in which a second factor applies.
+    `tissue` is G5(u). `inner` is the second, nested mask, in which a second factor applies.
     """
     m = gaussian(mask.float(), [PAPER_MASK_SIGMA] * u.ndim)
-    grown = smoothed(u, [PAPER_TISSUE_SIGMA] * u.ndim).mul_(factor)
+    grown = tissue * factor
     if inner is not None:
         grown.mul_(gaussian(inner.float(), [PAPER_MASK_SIGMA] * u.ndim).mul_(inner_factor - 1).add_(1))
     return torch.lerp(u, grown, m), m > LABEL_FROM

@@ -22,7 +22,7 @@ def lesion_labels(labels: Mapping[str, Any], chosen: Mapping[str, str | int] | N
     """
     foreground = {k: v for k, v in labels.items() if k not in ("background", "ignore")}
     if not foreground:
-        raise SettingsError("dataset.json declares no label for a lesion; add one, for example \"tumour\": 1.")
+        raise SettingsError('dataset.json declares no label for a lesion; add one, for example "tumour": 1.')
     if chosen:
         return _chosen(foreground, chosen)
     if any(isinstance(value, (list, tuple)) for value in foreground.values()):

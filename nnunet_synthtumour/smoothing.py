@@ -35,8 +35,12 @@ def smoothed(u: torch.Tensor, sigma: Sequence[float], weight: torch.Tensor | Non
     Wide Gaussians are computed on a grid of half or a quarter of the resolution; what that changes lies far below the
     noise.
     """
-    steps = [max(1, min(4, int(s / 1.25))) for s in sigma]
-    narrower = [math.sqrt(max(s * s - (k * k - 1) / 12, 0.01)) / k for s, k in zip(sigma, steps, strict=True)]
+    steps = [max(1, min(4, int(s / 1.6))) for s in sigma]
+    # Averaging blocks of k voxels and interpolating between them smooths by itself; the Gaussian makes up the rest.
+    narrower = [
+        math.sqrt(s * s - ((k * k - 1) / 12 + k * k / 6 if k > 1 else 0.0)) / k
+        for s, k in zip(sigma, steps, strict=True)
+    ]
     mean = gaussian(_pool(u if weight is None else u * weight, steps), narrower)
     if weight is not None:
         mean = mean / gaussian(_pool(weight, steps), narrower).clamp_min_(1e-3)

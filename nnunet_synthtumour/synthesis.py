@@ -16,6 +16,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 
 from nnunet_synthtumour import drawing
 from nnunet_synthtumour.appearance import (
+    PAPER_TISSUE_SIGMA,
     ChannelContrast,
     additive_model,
     paper_shifted,
@@ -29,7 +30,7 @@ from nnunet_synthtumour.drawing import Distractor, Lesion, LesionParameters
 from nnunet_synthtumour.lesion_model import LesionModel
 from nnunet_synthtumour.noise import coherent_noise
 from nnunet_synthtumour.shapes import Body, box_of, enclose, keep_off_map, level_field
-from nnunet_synthtumour.smoothing import gaussian
+from nnunet_synthtumour.smoothing import gaussian, smoothed
 
 UNKNOWN_ZERO_IN_DEVIATIONS = 3.5
 SLACKS = (1.35, 2.2, 4.0)
@@ -152,12 +153,12 @@ class GrowLesion(BasicTransform):
             elif lesion.law == "paper":
                 second = inner[0] > 0 if inner else None
                 inner_factor = lesion.parts[0].contrast[channel].factor if inner else 1.0
-                new, region = paper_training(u, mask, lesion.contrast[channel].factor, second, inner_factor)
+                tissue = paper_tissue(image[channel], box, zero)
+                new, region = paper_training(u, tissue, mask, lesion.contrast[channel].factor, second, inner_factor)
                 region = region & host
-                new = torch.where(host, new, u)
             else:
                 new = self._tissue(u, level, host, inner, lesion, channel, stds)
-            crop[channel] = new.add_(zero)
+            crop[channel] = torch.where(host, new.add_(zero), crop[channel])
         self._write_labels(seg[box], region, inner, lesion)
 
     def _tissue(self, u: torch.Tensor, level: torch.Tensor, host: torch.Tensor, inner: list[torch.Tensor],
@@ -204,7 +205,8 @@ class GrowLesion(BasicTransform):
         crop = image[(slice(None), *box)]
         for channel in range(crop.shape[0]):
             u, zero = rebased(crop[channel], host, zeros[channel])
-            crop[channel] = u.mul_(strip.mul(it.factor[channel] - 1).add_(1)).add_(zero)
+            grown = u.mul_(strip.mul(it.factor[channel] - 1).add_(1)).add_(zero)
+            crop[channel] = torch.where(host, grown, crop[channel])
 
 
 def host_to_background(seg: torch.Tensor, ignore_label: int) -> None:
@@ -229,6 +231,14 @@ def rebased(x: torch.Tensor, host: torch.Tensor, zero: float | None) -> tuple[to
         spread = float(values.std()) if values.numel() > 1 else 1.0
         zero = float(values.mean()) - UNKNOWN_ZERO_IN_DEVIATIONS * spread if values.numel() else 0.0
     return x - zero, zero
+
+
+def paper_tissue(x: torch.Tensor, box: tuple[slice, ...], zero: float) -> torch.Tensor:
+    """G5(x - z0) on the box, computed with what lies two and a half sigmas around it."""
+    margin = int(2.5 * PAPER_TISSUE_SIGMA)
+    wide = tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, x.shape, strict=True))
+    inside = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(box, wide, strict=True))
+    return smoothed(x[wide] - zero, [PAPER_TISSUE_SIGMA] * x.ndim)[inside]
 
 
 def shape_in_host(

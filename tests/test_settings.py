@@ -31,7 +31,7 @@ def test_roles_are_checked_and_listed() -> None:
 
 
 def test_mean_and_std_need_the_same_number_of_channels() -> None:
-    with pytest.raises(SettingsError, match=r"intensities.a.*2 and 1 numbers"):
+    with pytest.raises(SettingsError, match=r"intensities.a: mean has 2 numbers and std has 1"):
         settings_of({"synthtumour": {"intensities": {"a": {"mean": [1, 2], "std": [1]}}}})
 
 

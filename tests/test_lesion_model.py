@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.lesion_model import available_presets, channel_key, load_model
+from nnunet_synthtumour.schema import SettingsError, to_json
+
+
+def test_presets_are_there_and_say_where_their_numbers_come_from() -> None:
+    assert {"glioma", "stroke", "ms", "metastases", "liver-ct", "paper"} <= set(available_presets())
+    for name in available_presets():
+        model = load_model(name)
+        assert model.name == name
+        assert model.sources
+        assert "whole" in model.contrast
+
+
+def test_paper_is_the_reference_to_the_letter() -> None:
+    model = load_model("paper")
+    assert model.appearance.law == "paper"
+    assert model.shape.volume_ml == (20, 80)
+    assert model.shape.radii_ratio == (1, 2)
+    assert model.shape.octaves == 4
+    assert model.contrast_of("whole", "FLAIR").factor == (1.5, 5)
+    assert model.parts["core"].probability == 0.1
+    assert model.contrast_of("core", "FLAIR").factor == (0.8, 1.2)
+
+
+def test_any_field_can_be_overridden_and_mistakes_are_named() -> None:
+    model = load_model("glioma", {"shape": {"volume_ml": [1, 2]}, "contrast": {"whole": {"FLAIR": {"factor": [3, 4]}}}})
+    assert model.shape.volume_ml == (1, 2)
+    assert model.contrast_of("whole", "flair").factor == (3, 4)
+    assert model.contrast_of("whole", "T2").factor == load_model("glioma").contrast_of("whole", "T2").factor
+    with pytest.raises(
+        SettingsError, match=r"lesion preset glioma.shape.volumeml is not a setting; did you mean 'volume_ml'"
+    ):
+        load_model("glioma", {"shape": {"volumeml": [1, 2]}})
+    with pytest.raises(SettingsError, match=r"There is no lesion preset 'gliom'.*glioma"):
+        load_model("gliom")
+
+
+def test_a_users_own_preset_is_a_file_that_may_extend_another(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"extends": "stroke", "description": "mine", "shape": {"volume_ml": [5, 6]}}))
+    model = load_model(str(file))
+    assert model.shape.volume_ml == (5, 6)
+    assert model.shape.family == "wedge"
+    assert model.name == "mine"
+    file.write_text(json.dumps({"extends": str(file)}))
+    with pytest.raises(SettingsError, match="extends itself"):
+        load_model(str(file))
+    file.write_text("{")
+    with pytest.raises(SettingsError, match="not valid JSON"):
+        load_model(str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("flair", "FLAIR"), ("T2-FLAIR", "FLAIR"), ("t1 gd", "T1CE"), ("T1c", "T1CE"), ("CT", "CT")]
+)
+def test_channels_are_known_by_their_usual_names(name: str, key: str) -> None:
+    assert channel_key(name) == key
+
+
+def test_command_lists_and_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["presets"]) == 0
+    assert "metastases" in capsys.readouterr().out
+    assert main(["presets", "ms"]) == 0
+    shown = capsys.readouterr().out
+    assert "shape.volume_ml = [0.01, 5.0]" in shown
+    assert "from: " in shown
+    assert main(["presets", "ms", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == to_json(load_model("ms"))
+    assert main(["presets", "nothing"]) == 2
