@@ -1,12 +1,69 @@
-"""The affine map from raw to normalised intensities, per case and channel: x = (raw - mean) / std."""
+"""The affine map from raw to normalised intensities, per case and channel: x = (raw - mean) / std.
+
+Nothing of nnU-Net's normalisation is repeated here: nnU-Net's own code is run, and the map is read off its result.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from nnunet_synthtumour.settings import Settings
+
+MASK_BELOW = 3 / 4
+"""nnU-Net's planner normalises inside of the nonzero mask where cropping to it leaves less than this (median case)."""
+
+
+def crop(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """nnU-Net's crop of (C, Z, Y, X) to the nonzero box: cropped images, labels (negative outside), relative size."""
+    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+
+    cropped, seg, _ = crop_to_nonzero(images, labels.astype(np.int16)[None])
+    return cropped, seg, float(np.prod(cropped.shape[1:]) / np.prod(images.shape[1:]))
+
+
+def recorded(cropped: np.ndarray, seg: np.ndarray, channel_names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """Mean and std of each channel, for both answers to nnU-Net's question whether to normalise in the mask only.
+
+    Which answer a data set gets is known when all its cases are. CT has no statistics of its own: 0 and 1 are put in.
+    """
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    maps: dict[str, dict[str, list[float]]] = {}
+    for use_mask in (False, True):
+        mean, std = [], []
+        for channel, name in enumerate(channel_names):
+            scheme = get_normalization_scheme(name)
+            masked = use_mask and scheme.leaves_pixels_outside_mask_at_zero_if_use_mask_for_norm_is_true
+            m, s = _affine(scheme, cropped[channel], seg[0], bool(masked))
+            mean.append(m)
+            std.append(s)
+        maps[str(use_mask)] = {"mean": mean, "std": std}
+    return maps
+
+
+def _affine(scheme: Any, image: np.ndarray, seg: np.ndarray, use_mask: bool) -> tuple[float, float]:
+    """(m, s) with normalised = (raw - m) / s, from the darkest and the brightest voxel that are normalised."""
+    from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+
+    if issubclass(scheme, CTNormalization):
+        return 0.0, 1.0
+    normaliser = scheme(use_mask_for_norm=use_mask, intensityproperties={})
+    x = normaliser.run(image.astype(np.float32), seg)
+    inside = seg >= 0 if use_mask else np.ones(image.shape, dtype=bool)
+    raw, out = image[inside].astype(np.float64), np.asarray(x)[inside].astype(np.float64)
+    low, high = int(raw.argmin()), int(raw.argmax())
+    if out[high] == out[low]:
+        return float(raw[low]), 1.0
+    s = (raw[high] - raw[low]) / (out[high] - out[low])
+    return float(f"{raw[low] - out[low] * s:.8g}"), float(f"{s:.8g}")
+
+
+def uses_mask(relative_sizes: Sequence[float]) -> bool:
+    """Whether nnU-Net will normalise in the nonzero mask only, from the relative sizes of all cases after its crop."""
+    return bool(np.median(relative_sizes) < MASK_BELOW)
 
 
 def normalisation(
@@ -16,16 +73,16 @@ def normalisation(
     block = plans["configurations"][configuration]
     while "normalization_schemes" not in block:
         block = plans["configurations"][block["inherits_from"]]
-    recorded = settings.intensities.get(case)
+    of_case = settings.intensities.get(case)
     mean, std = [], []
     for channel, scheme in enumerate(block["normalization_schemes"]):
         if scheme == "CTNormalization":
             statistics = plans["foreground_intensity_properties_per_channel"][str(channel)]
             mean.append(float(statistics["mean"]))
             std.append(max(float(statistics["std"]), 1e-8))
-        elif recorded is not None and channel < len(recorded.mean):
-            mean.append(recorded.mean[channel])
-            std.append(recorded.std[channel])
+        elif of_case is not None and channel < len(of_case.mean):
+            mean.append(of_case.mean[channel])
+            std.append(of_case.std[channel])
         else:
             return None
     return np.array(mean), np.array(std)

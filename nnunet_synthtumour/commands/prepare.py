@@ -1,0 +1,80 @@
+"""Build a raw nnU-Net data set from folders of images.
+
+One channel: files case.nii.gz (or case_0000.nii.gz). Several channels: files case_0000.nii.gz, case_0001.nii.gz, ... in
+the order of --channel, or one sub-folder per channel, named like it. Any format that SimpleITK reads.
+Everything is checked first; if anything is wrong, every problem is listed and nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", type=int, required=True, metavar="ID", help="id of the new data set, 1 to 999")
+    parser.add_argument("-n", required=True, metavar="NAME", help="its name")
+    parser.add_argument(
+        "--channel", action="append", required=True, metavar="NAME", help="name of a channel, repeatable"
+    )
+    parser.add_argument("--healthy", type=Path, metavar="DIR", help="healthy images, in which lesions will grow")
+    parser.add_argument("--host-masks", type=Path, metavar="DIR", help="where in them: masks of the same names")
+    parser.add_argument("--unlabelled", type=Path, metavar="DIR", help="patients without annotation")
+    parser.add_argument("--labelled", type=Path, metavar="DIR", help="annotated images")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="their label maps, of the same names")
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="NAME=VALUE", help="name of a label, repeatable"
+    )
+    parser.add_argument("--copy", action="store_true", help="copy images instead of linking them (hard links)")
+    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+
+
+def run(args: argparse.Namespace) -> None:
+    import json
+    import os
+
+    from nnunet_synthtumour.datasets import Folders, guessed_hosts, prepare
+    from nnunet_synthtumour.settings import settings_of
+
+    target = prepare(
+        Folders(
+            number=args.d,
+            name=args.n,
+            channels=tuple(args.channel),
+            healthy=args.healthy,
+            host_masks=args.host_masks,
+            unlabelled=args.unlabelled,
+            labelled=args.labelled,
+            labels=args.labels,
+            label_names=_label_names(args.label),
+            copy=args.copy,
+            processes=args.np or min(8, os.cpu_count() or 1),
+        )
+    )
+    dataset_json = json.loads((target / "dataset.json").read_text())
+    settings = settings_of(dataset_json)
+    counts = {role: len(settings.cases(role)) for role in sorted(set(settings.roles.values()))}
+    print(f"{target}: " + ", ".join(f"{n} {role}" for role, n in counts.items()))
+    guessed = guessed_hosts(dataset_json)
+    if guessed:
+        print(
+            f"The host of {len(guessed)} cases is a guess (bright foreground), because they have a background and no mask; "
+            "look at labelsTr, or give --host-masks."
+        )
+    print(f"next: nnUNetv2_plan_and_preprocess -d {args.d} --verify_dataset_integrity -c 3d_fullres")
+
+
+def _label_names(given: list[str]) -> dict[str, int]:
+    from nnunet_synthtumour.errors import UserError
+
+    names: dict[str, int] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name or not value.isdigit() or int(value) == 0:
+            raise UserError(
+                f"--label {text} is not NAME=VALUE with a whole number from 1, for example --label tumour=1."
+            )
+        names[name] = int(value)
+    if sorted(names.values()) != list(range(1, len(names) + 1)):
+        raise UserError("The values of --label must be 1, 2, 3, ... without a gap: nnU-Net asks for that.")
+    return names
