@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -21,7 +22,7 @@ def check_case(case: Case, known_labels: frozenset[int] | None = None) -> Case:
         if image is None:
             case.problems.append(problem)
             continue
-        problem = _values(image) or (_geometry(first, image) if first is not None else "")
+        problem = _not_finite(file, image) or _constant(image) or (_geometry(first, image) if first is not None else "")
         if problem:
             case.problems.append(f"{file.name} {problem}")
         first = image if first is None else first
@@ -53,10 +54,18 @@ def _readable(file: Path) -> tuple[sitk.Image | None, str]:
         return None, f"{file.name} cannot be read; is it a complete image?"
 
 
-def _values(image: sitk.Image) -> str:
+def _not_finite(file: Path, image: sitk.Image) -> str:
+    """ITK's NIfTI reader turns NaN into 0 without a word, so those files are looked at with another reader."""
     values = sitk.GetArrayViewFromImage(image)
+    if file.name.lower().endswith((".nii", ".nii.gz")) and np.issubdtype(values.dtype, np.floating):
+        values = np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        return f"has {int((~np.isfinite(values)).sum())} voxels that are NaN or infinite; mend or leave out"
+        return f"has {int((~np.isfinite(values)).sum())} voxels that are NaN or infinite; mend it or leave it out"
+    return ""
+
+
+def _constant(image: sitk.Image) -> str:
+    values = sitk.GetArrayViewFromImage(image)
     if values.size == 0 or values.min() == values.max():
         return "is constant; there is nothing to see in it"
     return ""

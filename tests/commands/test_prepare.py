@@ -25,7 +25,7 @@ def _image(seed: int, stripped: bool = True, shape: tuple[int, ...] = (20, 24, 2
 
 def _write(array: np.ndarray, file: Path, spacing: tuple[float, ...] = (3.0, 3.0, 3.0)) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
+    image = sitk.GetImageFromArray(array, isVector=False)
     image.SetSpacing(spacing[: image.GetDimension()] if image.GetDimension() <= 3 else (*spacing, 1.0))
     sitk.WriteImage(image, str(file))
 
@@ -103,7 +103,7 @@ def test_all_problems_of_all_files_in_one_run_and_nothing_left(
                 _write(array, folder / f"{name}_{channel:04d}.nii.gz")
     assert _prepare("--healthy", folder, "--channel", "FLAIR", "--channel", "T1") == 2
     lines = capsys.readouterr().err.strip().splitlines()
-    assert "5 of 8 cases" in lines[0]
+    assert "5 of 8 cases" in lines[0], lines
     for name, word in {
         "shape": "voxels",
         "nan": "NaN",
