@@ -32,7 +32,7 @@ def unet_from_plans(
     """
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    unet = get_network_from_plans(
+    return get_network_from_plans(
         network_class_name,
         dict(arch_kwargs),
         list(kw_requires_import),
@@ -40,12 +40,6 @@ def unet_from_plans(
         output_channels=len(arch_kwargs["kernel_sizes"][0]),
         deep_supervision=False,
     )
-    if not all(hasattr(unet, part) for part in ("encoder", "decoder")):
-        raise ValueError(
-            f"The plans' network {network_class_name} is no U-Net; registration needs a configuration with "
-            "PlainConvUNet or ResidualEncoderUNet."
-        )
-    return unet
 
 
 class RegistrationUNet(nn.Module):
@@ -69,6 +63,10 @@ class RegistrationUNet(nn.Module):
         max_gradient: float = MAX_GRADIENT,
     ) -> None:
         super().__init__()
+        if not hasattr(unet, "encoder") or not hasattr(unet, "decoder"):
+            raise ValueError(
+                f"{type(unet).__name__} is no U-Net: registration needs plans with PlainConvUNet or ResidualEncoderUNet."
+            )
         encoder, decoder = unet.encoder, unet.decoder
         stages = len(encoder.strides) - 1 - velocity_level
         if velocity_level < 0 or stages < 1:

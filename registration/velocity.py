@@ -11,7 +11,7 @@ from nnunet_synthtumour.registration.fields import compose, exponentiate, jacobi
 from nnunet_synthtumour.registration.windows import gaussian_smooth
 
 MAX_DISPLACEMENT = 0.2
-OUTFLOW = 0.5
+OUTFLOW = 0.0
 SMOOTHING = 1.0
 MAX_GRADIENT = 1.5
 
@@ -33,8 +33,8 @@ def limit_velocity(
     n_i is the number of voxels along axis i and d_i(x) the distance to the nearer face of the image across it, in
     voxels; `extent` (voxels along every axis from the grid's first edge) says where the image ends inside a padded
     grid. So |v_i| <= a_i and |Dv| <= max_gradient: the flow stretches and squeezes by at most e^max_gradient, the
-    smoothing keeps it resolved by the grid it is squared on, and hardly anything crosses the border, beyond which no
-    inverse is known. Small, smooth velocities pass unchanged but for the smoothing.
+    smoothing keeps it resolved by the grid it is squared on, and (almost) nothing crosses the border, beyond which no
+    inverse is known; an `outflow` of some voxels lets it. Small, smooth velocities pass unchanged but for the smoothing.
     """
     raw = raw if raw.dtype == torch.float64 else raw.float()
     # what a half-precision network overflowed to must not become inf / inf; tanh saturates long before
@@ -78,6 +78,7 @@ def _largest(raw: Tensor, extent: Sequence[float], max_displacement: float, outf
     for axis, (size, end) in enumerate(zip(raw.shape[2:], extent, strict=True)):
         centre = torch.arange(size, device=raw.device, dtype=raw.dtype) + 0.5
         distance = torch.minimum(centre, end - centre).clamp(min=0)
-        along = (outflow + distance).clamp(max=max(max_displacement * end, 1e-3))
+        # never zero: it divides
+        along = (outflow + distance).clamp(max=max_displacement * end).clamp(min=1e-3)
         bounds.append(along.reshape([-1 if i == axis else 1 for i in range(raw.ndim - 2)]).expand(raw.shape[2:]))
     return torch.stack(bounds)[None]
