@@ -23,7 +23,7 @@ def nmi_loss(
     clamped beyond. Images (B, 1, X, Y[, Z]), weight of the same shape or None.
 
     Voxels are taken `chunk` at a time and the kernel values are computed again in the backward pass, so memory is
-    2 * chunk * bins floats whatever the size of the image.
+    some multiple of chunk * bins floats, plus a few images, whatever their size.
     """
     losses = []
     for index in range(len(fixed)):
