@@ -1,6 +1,6 @@
 """Draw lesions of each preset in one healthy image: what a radiologist would be asked to look at.
 
-    python benchmarks/preset_sheets.py IMAGE.nii.gz [IMAGE.nii.gz ...] --channels FLAIR T1 -o OUT [--exclude MASK] [-n 6]
+python benchmarks/preset_sheets.py IMAGE.nii.gz [IMAGE.nii.gz ...] --channels FLAIR T1 -o OUT [--exclude MASK] [-n 6]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import matplotlib.pyplot as plt
 IGNORE = 99
 
 
-def load(files: list[Path], exclude: Path | None) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], tuple[np.ndarray, np.ndarray]]:
+def load(
+    files: list[Path], exclude: Path | None
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...], tuple[np.ndarray, np.ndarray]]:
     """Normalised channels (C, Z, Y, X), host, spacing (mm) and the normalisation, cropped to the nonzero box."""
     images = [sitk.ReadImage(str(file)) for file in files]
     raw = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
@@ -42,7 +44,9 @@ def sheet(preset: str, image: np.ndarray, host: np.ndarray, spacing: tuple[float
     labels = {"whole": 1, "core": 2, "necrosis": 3}
     transform = GrowLesion(load_model(preset, overrides), labels, spacing, IGNORE, channels)
     seg = np.where(host, IGNORE, 0)[None].astype(np.int16)
-    figure, axes = plt.subplots(len(channels) * 2, n, figsize=(2.1 * n, 4.4 * len(channels)), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(channels) * 2, n, figsize=(2.1 * n, 4.4 * len(channels)), layout="constrained", squeeze=False
+    )
     for column in range(n):
         np.random.seed(column)
         grown, label, _ = grow_in_volume(transform, image, seg, normalisation)

@@ -1,0 +1,95 @@
+"""The phantom data set on disk: roles in folders, the truth apart from what a trainer may see, a manifest."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.phantom import Subject, make_subject
+
+MANIFEST = "phantom.json"
+
+
+@dataclass(frozen=True)
+class PhantomSet:
+    """How many cases of which kind. Every case has a seed of its own, so sets of other sizes share their cases."""
+
+    healthy: int = 12
+    unlabelled: int = 6
+    test: int = 6
+    spacing: float = 2.4
+    seed: int = 0
+    second: str = "none"
+    visibility: float = 1.0
+
+
+def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
+    """Write the set to `out`; what is there of the same set is kept. Raises `UserError` if something else is there."""
+    manifest = out / MANIFEST
+    block = asdict(wanted)
+    if out.exists() and any(out.iterdir()):
+        if not manifest.is_file():
+            raise UserError(f"{out} is not empty and holds no phantoms; choose another folder.")
+        if json.loads(manifest.read_text())["set"] != block:
+            raise UserError(f"{out} holds phantoms made with other options; choose another folder or remove it.")
+    out.mkdir(parents=True, exist_ok=True)
+    if not manifest.exists():
+        manifest.write_text(json.dumps({"set": block}))
+    jobs = [(role, i) for role in ("healthy", "unlabelled", "test") for i in range(getattr(wanted, role))]
+    arguments = [(out, wanted, role, i) for role, i in jobs]
+    if processes <= 1:
+        cases = [_write_case(a) for a in tqdm(arguments, desc="phantoms", unit="case", disable=None)]
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            cases = list(
+                tqdm(pool.map(_write_case, arguments), total=len(jobs), desc="phantoms", unit="case", disable=None)
+            )
+    manifest.write_text(json.dumps({"set": block, "cases": dict(cases)}, indent=1))
+    return manifest
+
+
+def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict[str, Any]]:
+    out, wanted, role, i = arguments
+    name = f"{role}_{i:03d}"
+    # Roles are far apart, so that enlarging one never turns its cases into those of another.
+    number = wanted.seed * 1_000_000 + {"healthy": 0, "unlabelled": 100_000, "test": 200_000}[role] + i
+    note = out / "cases" / f"{name}.json"
+    if note.is_file():
+        return name, json.loads(note.read_text())
+    subject = make_subject(number, wanted.spacing, role != "healthy", wanted.second, wanted.visibility)
+    whole = (subject.regions > 0).astype(np.uint8)
+    # nnUNetv2_predict reads the folder of test images as it is, and wants channel numbers there.
+    suffix = "_0000" if role == "test" else ""
+    _write(subject.images["flair"], out / role / f"{name}{suffix}.nii.gz", subject)
+    if wanted.second != "none":
+        _write(subject.images[wanted.second], out / wanted.second / role / f"{name}{suffix}.nii.gz", subject)
+    if role == "test":
+        _write(whole, out / "test_labels" / f"{name}.nii.gz", subject)
+    if role == "unlabelled":
+        _write(whole, out / "truth" / "unlabelled" / f"{name}.nii.gz", subject)
+    if role != "healthy":
+        _write(subject.regions, out / "truth" / "regions" / f"{name}.nii.gz", subject)
+    _write(subject.anatomy, out / "truth" / "anatomy" / f"{name}.nii.gz", subject)
+    (out / "truth" / "displacement").mkdir(parents=True, exist_ok=True)
+    np.save(out / "truth" / "displacement" / f"{name}.npy", subject.displacement.astype(np.float16))
+    about = {"role": role, "seed": number, "scanner": subject.scanner, "tumour_ml": round(subject.tumour_ml, 2)}
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(about))
+    return name, about
+
+
+def _write(array: np.ndarray, file: Path, subject: Subject) -> None:
+    """(X, Y, Z) with x to the left and y to the front, as an image in ITK's coordinates (left, posterior, superior)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array[:, ::-1].transpose(2, 1, 0)))
+    image.SetSpacing((subject.spacing,) * 3)
+    image.SetOrigin(tuple(-(n - 1) / 2 * subject.spacing for n in array.shape))
+    sitk.WriteImage(image, str(file))
