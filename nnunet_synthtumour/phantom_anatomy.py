@@ -50,7 +50,7 @@ def template() -> np.ndarray:
 
 
 def _axis(extent_mm: float) -> np.ndarray:
-    n = int(round(extent_mm / FINE_MM))
+    n = round(extent_mm / FINE_MM)
     return (np.arange(n) - (n - 1) / 2) * FINE_MM
 
 

@@ -60,8 +60,8 @@ def test_the_displacement_is_the_truth_for_registration() -> None:
         a, b = warped == value, subject.anatomy == value
         before = plain.anatomy == value
         dice = 2 * (a & b).sum() / (a.sum() + b.sum())
-        assert dice > 0.75
-        assert dice > 2 * (before & b).sum() / (before.sum() + b.sum())
+        assert dice > 0.7  # thin structures, nearest neighbour, 3 mm
+        assert dice > 1.2 * (before & b).sum() / (before.sum() + b.sum())
     jacobian = np.stack([np.stack(np.gradient(u)) for u in subject.displacement]).transpose(2, 3, 4, 0, 1) + np.eye(3)
     assert np.linalg.det(jacobian).min() > 0
 
@@ -71,7 +71,7 @@ def test_the_tumour_lies_in_the_brain_in_one_piece_with_nested_regions(patient: 
     assert patient.tumour_ml == pytest.approx(whole.sum() * SPACING**3 / 1000)
     assert 1 < patient.tumour_ml < 130
     assert not (whole & ~patient.brain).any()
-    pieces, n = ndimage.label(whole)
+    pieces, _ = ndimage.label(whole)
     assert np.bincount(pieces.ravel())[1:].max() > 0.9 * whole.sum()
     healthy_white = ndimage.binary_erosion(
         (patient.anatomy == STRUCTURES["white_matter"]) & ~ndimage.binary_dilation(whole)
