@@ -66,6 +66,11 @@ class FixedPatchLoader(HostPatchLoader):
         self.batches, self.grow, self.seed, self.workers = batches, grow, seed, max(1, workers)
         self._next: int | None = None
 
+    def set_thread_id(self, thread_id: int) -> None:
+        """Called in a worker when it starts. More than one thread there may wait for ever on threads lost in the fork."""
+        super().set_thread_id(thread_id)
+        torch.set_num_threads(1)
+
     def generate_train_batch(self) -> dict[str, Any]:
         at = self.thread_id if self._next is None else self._next
         self._next = at + self.workers

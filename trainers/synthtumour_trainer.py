@@ -177,7 +177,9 @@ class SynthTumourTrainer(nnUNetTrainer):
         )
         # Ordered, unlike nnU-Net's: which patches make up an epoch must not depend on which worker is faster.
         val = MultiThreadedAugmenter(dl_val, None, val_workers, num_cached_per_queue=2, pin_memory=pin_memory)
-        _ = next(train)
+        # As in nnU-Net: workers start now, before training has threads that a fork would lose. The batch that is taken
+        # from the fixed set comes round again: an epoch then runs from the second batch to the first.
+        _ = next(train), next(val)
         return train, val
 
     # ------------------------------------------------------------------------------------------- validation

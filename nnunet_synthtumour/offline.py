@@ -1,0 +1,177 @@
+"""Synthetic lesions in whole images, written to files: the offline baseline, and a way to make challenge data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from nnunet_synthtumour.drawing import LesionParameters
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.hosts import find_host
+from nnunet_synthtumour.intensities import crop, recorded, uses_mask
+from nnunet_synthtumour.lesion_model import load_model
+from nnunet_synthtumour.schema import to_json
+from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
+
+IGNORE = 9999
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What to grow, in what. `images` holds one tuple of files (the channels) per case."""
+
+    images: tuple[tuple[Path, ...], ...]
+    channels: tuple[str, ...]
+    out: Path
+    number: int
+    seed: int = 0
+    preset: str = "glioma"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    hosts: tuple[Path | None, ...] = ()
+    sub_regions: bool = False
+    start: int = 0
+
+    def model_overrides(self) -> dict[str, Any]:
+        """Files keep what they show: distractors belong to training, unless asked for."""
+        return {"distractors": {"probability": 0.0}, **self.overrides}
+
+
+def grow_files(growth: Growth, processes: int = 1) -> list[str]:
+    """Write `number` cases to `out/imagesTr` and `out/labelsTr`, parameters to `out/parameters`; finished ones are kept.
+
+    Case k grows in image k mod N with seed (seed, k): adding cases later leaves those that are there as they are.
+    """
+    load_model(growth.preset, growth.model_overrides())  # a wrong preset is said before anything is written
+    _check_same_run(growth)
+    for sub in ("imagesTr", "labelsTr", "parameters"):
+        (growth.out / sub).mkdir(parents=True, exist_ok=True)
+    jobs = [(growth, k) for k in range(growth.number)]
+    bar = {"total": len(jobs), "desc": "growing", "unit": "case", "disable": None}
+    if processes <= 1:
+        names = [_grow_one(job) for job in tqdm(jobs, **bar)]
+    else:
+        with ProcessPoolExecutor(processes) as pool:
+            names = list(tqdm(pool.map(_grow_one, jobs), **bar))
+    _write_dataset_json(growth, len(names))
+    return names
+
+
+def _check_same_run(growth: Growth) -> None:
+    """Mixing the cases of two different runs in one folder is a mistake that nobody would see later."""
+    block = {
+        "images": [[str(f.resolve()) for f in files] for files in growth.images],
+        "preset": to_json(load_model(growth.preset, growth.model_overrides())),
+        "seed": growth.seed,
+    }
+    file = growth.out / "grow.json"
+    if growth.out.exists() and any(growth.out.iterdir()):
+        if not file.is_file():
+            raise UserError(f"{growth.out} is not empty and was not made by 'synthtumour grow'; choose another folder.")
+        if json.loads(file.read_text()) != block:
+            raise UserError(f"{growth.out} holds cases grown with other options; choose another folder or remove it.")
+    growth.out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(block, indent=1))
+
+
+def _grow_one(job: tuple[Growth, int]) -> str:
+    growth, k = job
+    which = k % len(growth.images)
+    name = f"case_{k:04d}"
+    parameters = growth.out / "parameters" / f"{name}.json"
+    if parameters.is_file():
+        return name
+    images, host, normalisation = load_raw(growth.images[which], growth.channels, (growth.hosts or (None,) * which + (None,))[which])
+    spacing = images[0].GetSpacing()[::-1]
+    raw = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
+    labels = {"whole": 1, "core": 2, "necrosis": 3} if growth.sub_regions else {"whole": 1}
+    transform = GrowLesion(load_model(growth.preset, growth.model_overrides()), labels, spacing, IGNORE, growth.channels)
+    np.random.seed(np.random.SeedSequence([growth.seed, k]).generate_state(1)[0])
+    # The formulas are homogeneous: raw images are normalised ones with mean 0 and deviation 1, and the result is raw.
+    mean, std = normalisation
+    grown, label, drawn = grow_in_volume(transform, raw, np.where(host, IGNORE, 0)[None], (np.zeros_like(mean), np.ones_like(std)))
+    for channel, (image, array) in enumerate(zip(images, grown, strict=True)):
+        _write_like(image, array, growth.out / "imagesTr" / f"{name}_{channel:04d}.nii.gz", image.GetPixelID())
+    _write_like(images[0], label[0].astype(np.uint8), growth.out / "labelsTr" / f"{name}.nii.gz", sitk.sitkUInt8)
+    about = {"image": [str(f) for f in growth.images[which]], "lesions": to_json(drawn),
+             "volume_ml": float((label > 0).sum() * np.prod(spacing) / 1000)}  # fmt: skip
+    parameters.write_text(json.dumps(about))
+    return name
+
+
+def load_raw(
+    files: Sequence[Path], channels: Sequence[str], host_file: Path | None
+) -> tuple[list[sitk.Image], np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The images of one case, its host (Z, Y, X), and the (mean, std) that nnU-Net's normalisation would use."""
+    images = [_read(file) for file in files]
+    if len({image.GetSize() for image in images}) > 1:
+        raise UserError(f"The channels {', '.join(f.name for f in files)} differ in size; resample them to one grid.")
+    arrays = [sitk.GetArrayFromImage(image).astype(np.float32) for image in images]
+    mask = None if host_file is None else sitk.GetArrayFromImage(_read(host_file))
+    if mask is not None and mask.shape != arrays[0].shape:
+        raise UserError(f"The host mask {host_file} has another size than {files[0]}; resample it.")
+    host, _ = find_host(arrays, mask)
+    stack, seg = np.stack(arrays), host.astype(np.int16)
+    if stack.ndim == 3:
+        stack, seg = stack[:, None], seg[None]
+    cropped, seg, relative = crop(stack, seg)
+    maps = recorded(cropped, seg, channels)[str(uses_mask([relative]))]
+    return images, host, (np.array(maps["mean"]), np.array(maps["std"]))
+
+
+def _read(file: Path) -> sitk.Image:
+    if not file.is_file():
+        raise UserError(f"There is no file {file}.")
+    try:
+        return sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        raise UserError(f"{file} cannot be read; is it a complete image?") from error
+
+
+def _write_like(like: sitk.Image, array: np.ndarray, file: Path, pixel_type: int) -> None:
+    if pixel_type not in (sitk.sitkFloat32, sitk.sitkFloat64):
+        limits = np.iinfo(sitk.GetArrayViewFromImage(sitk.Image([1] * like.GetDimension(), pixel_type)).dtype)
+        array = np.clip(np.round(array), limits.min, limits.max)
+    image = sitk.Cast(sitk.GetImageFromArray(array.astype(np.float64)), pixel_type)
+    image.CopyInformation(like)
+    sitk.WriteImage(image, str(file))
+
+
+def _write_dataset_json(growth: Growth, n: int) -> None:
+    names = {"oedema": 1, "core": 2, "necrosis": 3} if growth.sub_regions else {"tumour": 1}
+    block = {
+        "channel_names": {str(i): c for i, c in enumerate(growth.channels)},
+        "labels": {"background": 0, **names},
+        "numTraining": n,
+        "file_ending": ".nii.gz",
+    }
+    (growth.out / "dataset.json").write_text(json.dumps(block, indent=1))
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """`shape.volume_ml=[5,20]` -> {"shape": {"volume_ml": [5, 20]}}, several merged."""
+    merged: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--set {text} is not KEY=VALUE, for example --set shape.volume_ml=[5,20].")
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError:
+            parsed = value
+        block = merged
+        *path, last = key.split(".")
+        for step in path:
+            block = block.setdefault(step, {})
+        block[last] = parsed
+    return merged
+
+
+__all__ = ["Growth", "LesionParameters", "grow_files", "load_raw", "parse_overrides"]
