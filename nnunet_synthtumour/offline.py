@@ -88,15 +88,21 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     parameters = growth.out / "parameters" / f"{name}.json"
     if parameters.is_file():
         return name
-    images, host, normalisation = load_raw(growth.images[which], growth.channels, (growth.hosts or (None,) * which + (None,))[which])
+    images, host, normalisation = load_raw(
+        growth.images[which], growth.channels, (growth.hosts or (None,) * which + (None,))[which]
+    )
     spacing = images[0].GetSpacing()[::-1]
     raw = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
     labels = {"whole": 1, "core": 2, "necrosis": 3} if growth.sub_regions else {"whole": 1}
-    transform = GrowLesion(load_model(growth.preset, growth.model_overrides()), labels, spacing, IGNORE, growth.channels)
+    transform = GrowLesion(
+        load_model(growth.preset, growth.model_overrides()), labels, spacing, IGNORE, growth.channels
+    )
     np.random.seed(np.random.SeedSequence([growth.seed, k]).generate_state(1)[0])
     # The formulas are homogeneous: raw images are normalised ones with mean 0 and deviation 1, and the result is raw.
     mean, std = normalisation
-    grown, label, drawn = grow_in_volume(transform, raw, np.where(host, IGNORE, 0)[None], (np.zeros_like(mean), np.ones_like(std)))
+    grown, label, drawn = grow_in_volume(
+        transform, raw, np.where(host, IGNORE, 0)[None], (np.zeros_like(mean), np.ones_like(std))
+    )
     for channel, (image, array) in enumerate(zip(images, grown, strict=True)):
         _write_like(image, array, growth.out / "imagesTr" / f"{name}_{channel:04d}.nii.gz", image.GetPixelID())
     _write_like(images[0], label[0].astype(np.uint8), growth.out / "labelsTr" / f"{name}.nii.gz", sitk.sitkUInt8)

@@ -27,3 +27,6 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         folder.mkdir()
         monkeypatch.setenv(name, str(folder))
     return folders
+
+
+from tests.toy_dataset import toy, toy_root  # noqa: F401 - fixtures for every test

@@ -15,11 +15,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="healthy images")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("-n", type=int, default=20, metavar="N", help="number of cases (default: 20)")
-    parser.add_argument("--channel", action="append", metavar="NAME", help="name of a channel (default: FLAIR), repeatable")
-    parser.add_argument("--host", type=Path, action="append", metavar="MASK", help="where a lesion may grow, one per case")
+    parser.add_argument(
+        "--channel", action="append", metavar="NAME", help="name of a channel (default: FLAIR), repeatable"
+    )
+    parser.add_argument(
+        "--host", type=Path, action="append", metavar="MASK", help="where a lesion may grow, one per case"
+    )
     parser.add_argument("--preset", default="glioma", help="lesion preset, or a JSON file of yours (default: glioma)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a field of the preset")
-    parser.add_argument("--sub-regions", action="store_true", help="label oedema 1, core 2, necrosis 3 (default: tumour 1)")
+    parser.add_argument(
+        "--sub-regions", action="store_true", help="label oedema 1, core 2, necrosis 3 (default: tumour 1)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
 

@@ -10,7 +10,7 @@ import torch
 
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
-from tests.trainers.conftest import IGNORE, NAME, make_trainer
+from tests.toy_dataset import IGNORE, NAME, make_trainer
 
 
 def _short(trainer: Any, epochs: int = 2, iterations: int = 2) -> Any:

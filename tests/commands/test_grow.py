@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.offline import parse_overrides
+from nnunet_synthtumour.phantom import make_subject
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two healthy phantoms as 16-bit images with a geometry of their own."""
+    folder = tmp_path_factory.mktemp("healthy")
+    files = []
+    for seed in range(2):
+        subject = make_subject(seed, 3.0, scanner="b")
+        image = sitk.Cast(sitk.GetImageFromArray(subject.images["flair"].transpose(2, 1, 0)), sitk.sitkInt16)
+        image.SetSpacing((3.0, 3.0, 3.0))
+        image.SetOrigin((10.0, -20.0, 30.0))
+        files.append(folder / f"h{seed}.nii.gz")
+        sitk.WriteImage(image, str(files[-1]))
+    return files
+
+
+def _arrays(folder: Path, name: str) -> tuple[sitk.Image, np.ndarray, np.ndarray]:
+    image = sitk.ReadImage(str(folder / "imagesTr" / f"{name}_0000.nii.gz"))
+    label = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"{name}.nii.gz")))
+    return image, sitk.GetArrayFromImage(image), label
+
+
+def test_files_geometry_parameters_and_a_second_run(healthy: list[Path], tmp_path: Path) -> None:
+    command = ["grow", *map(str, healthy), "-o", str(tmp_path / "out"), "-np", "1", "--seed", "1",
+               "--set", "shape.volume_ml=[20,40]", "--set", "shape.satellites=0"]  # fmt: skip
+    assert main([*command, "-n", "3"]) == 0
+    dataset_json = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert dataset_json["numTraining"] == 3
+    assert dataset_json["labels"] == {"background": 0, "tumour": 1}
+    for k in range(3):
+        source = sitk.ReadImage(str(healthy[k % 2]))
+        image, array, label = _arrays(tmp_path / "out", f"case_{k:04d}")
+        assert image.GetOrigin() == source.GetOrigin()
+        assert image.GetPixelID() == source.GetPixelID()
+        volume = (label == 1).sum() * 0.027
+        assert 19 <= volume <= 41
+        before = sitk.GetArrayFromImage(source)
+        assert (array[before == 0] == 0).all()
+        assert np.abs(array.astype(float) - before)[label == 1].mean() > 20
+        about = json.loads((tmp_path / "out" / "parameters" / f"case_{k:04d}.json").read_text())
+        assert about["volume_ml"] == pytest.approx(volume)
+        assert about["lesions"]["lesions"]
+    first = (tmp_path / "out" / "imagesTr" / "case_0000_0000.nii.gz").stat().st_mtime_ns
+    assert main([*command, "-n", "4"]) == 0
+    assert (tmp_path / "out" / "imagesTr" / "case_0000_0000.nii.gz").stat().st_mtime_ns == first
+    assert (tmp_path / "out" / "labelsTr" / "case_0003.nii.gz").is_file()
+
+
+def test_the_same_seed_gives_the_same_files_on_any_number_of_processes(healthy: list[Path], tmp_path: Path) -> None:
+    for name, processes in (("a", "1"), ("b", "2")):
+        assert main(["grow", str(healthy[0]), "-o", str(tmp_path / name), "-n", "2", "-np", processes]) == 0
+    for k in range(2):
+        _, first, labels = _arrays(tmp_path / "a", f"case_{k:04d}")
+        _, second, again = _arrays(tmp_path / "b", f"case_{k:04d}")
+        assert np.array_equal(first, second)
+        assert np.array_equal(labels, again)
+
+
+def test_sub_regions_and_host_masks(healthy: list[Path], tmp_path: Path) -> None:
+    source = sitk.ReadImage(str(healthy[0]))
+    mask = sitk.GetArrayFromImage(source) > 0
+    mask[:, : mask.shape[1] // 2] = False
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.CopyInformation(source)
+    sitk.WriteImage(image, str(tmp_path / "half.nii.gz"))
+    always = [
+        "--set",
+        "parts.core.probability=1",
+        "--set",
+        "parts.necrosis.probability=1",
+        "--set",
+        "shape.volume_ml=[40,40]",
+    ]
+    assert main(["grow", str(healthy[0]), "--host", str(tmp_path / "half.nii.gz"), "-o", str(tmp_path / "out"), "-n", "2",
+                 "--sub-regions", "-np", "1", *always]) == 0  # fmt: skip
+    _, _, label = _arrays(tmp_path / "out", "case_0001")
+    assert set(np.unique(label)) == {0, 1, 2, 3}
+    assert not label[~mask].any()
+
+
+def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: object) -> str:
+        assert main(["grow", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    out = tmp_path / "out"
+    assert "There is no file" in said(tmp_path / "none.nii.gz", "-o", out, "-np", 1)
+    assert "There is no lesion preset 'gliom'" in said(healthy[0], "-o", out, "--preset", "gliom")
+    assert "did you mean 'volume_ml'" in said(healthy[0], "-o", out, "--set", "shape.volume=[1,2]")
+    assert "is not KEY=VALUE" in said(healthy[0], "-o", out, "--set", "shape")
+    assert "do not divide" in said(healthy[0], "-o", out, "--channel", "A", "--channel", "B")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    assert "is not empty" in said(healthy[0], "-o", tmp_path / "full")
+    assert main(["grow", str(healthy[0]), "-o", str(out / "ok"), "-n", "1", "-np", "1"]) == 0
+    capsys.readouterr()
+    assert "grown with other options" in said(healthy[0], "-o", out / "ok", "--seed", 5)
+
+
+def test_overrides_are_nested() -> None:
+    assert parse_overrides(["a.b=[1,2]", "a.c=x", "d=3"]) == {"a": {"b": [1, 2], "c": "x"}, "d": 3}
+    with pytest.raises(UserError):
+        parse_overrides(["a"])
