@@ -27,7 +27,8 @@ from nnunet_synthtumour.intensities import crop, recorded, uses_mask
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED
 
 ENDING = ".nii.gz"
-T, R = TypeVar("T"), TypeVar("R")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _dataset_json(
     }
 
 
-def _parallel(work: Callable[[T], R], items: Sequence[T], processes: int, what: str) -> list[R]:
+def _parallel(work: Callable[[Item], Result], items: Sequence[Item], processes: int, what: str) -> list[Result]:
     """`work` on every item, in order, with a progress bar; in this process where one is enough."""
     bar = partial(tqdm, total=len(items), desc=what, unit="case", disable=True if len(items) < 4 else None, leave=False)
     if processes <= 1 or len(items) < 2:

@@ -37,7 +37,7 @@ def _chosen(foreground: Mapping[str, Any], chosen: Mapping[str, str | int]) -> d
     values = {value for v in foreground.values() for value in (v if isinstance(v, (list, tuple)) else [v])}
     found = {}
     for part, label in chosen.items():
-        value = foreground.get(label) if isinstance(label, str) else label
+        value: Any = foreground.get(label) if isinstance(label, str) else label
         if part not in PARTS:
             raise SettingsError(f"lesion.parts.{part} is no part of a lesion; the parts are {', '.join(PARTS)}.")
         if value not in values:

@@ -144,8 +144,8 @@ def _paint(signal: np.ndarray, grown: Tumour | None, levels: tuple[float, float,
 
 def _flair(maps: np.ndarray, brain: np.ndarray, grown: Tumour | None, scanner: str, spacing: float,
            generator: np.random.Generator) -> np.ndarray:  # fmt: skip
-    levels, scale = SCANNERS[scanner]
-    levels = np.array(levels) * generator.uniform(0.94, 1.06, size=6)
+    usual, scale = SCANNERS[scanner]
+    levels = np.array(usual) * generator.uniform(0.94, 1.06, size=6)
     signal = np.tensordot(levels, maps, 1) / np.maximum(maps.sum(0), 0.3)
     signal *= 1 + 0.025 * _noise(brain.shape, 8, spacing, generator)
     white = levels[2]

@@ -6,6 +6,7 @@ Coordinates in mm from the middle: x to the left, y to the front, z up. Arrays a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -61,7 +62,7 @@ def _ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, radii: tuple[float, 
 
 
 def _tube(
-    x: np.ndarray, y: np.ndarray, z: np.ndarray, path: list[tuple[float, ...]], radii: tuple[float, ...]
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, path: Sequence[tuple[float, ...]], radii: tuple[float, ...]
 ) -> np.ndarray:
     """Distance (mm), positive inside, to a chain of segments whose radius runs through `radii`."""
     best = np.full(x.shape, -1e3)

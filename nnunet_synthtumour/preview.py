@@ -164,7 +164,7 @@ def _geometry(scene: Scene) -> tuple[tuple[int, ...], Any, bool]:
         def print_to_log_file(self, *_: Any, **__: Any) -> None:
             pass
 
-    rotation, dummy_2d, initial, _ = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(Asked())  # type: ignore[arg-type]
+    rotation, dummy_2d, initial, _ = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(Asked())
     return tuple(int(n) for n in initial), rotation, bool(dummy_2d)
 
 

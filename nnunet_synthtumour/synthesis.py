@@ -85,7 +85,8 @@ class GrowLesion(BasicTransform):
         return {"lesions": drawn, "normalisation": data.get("normalisation")}
 
     def _draw_lesions(self, seg: torch.Tensor) -> list[Lesion]:
-        shape, lesions = self.model.shape, []
+        shape = self.model.shape
+        lesions: list[Lesion] = []
         for _ in range(drawing.draw_count(shape.count)):
             centre = self._place(seg, whole_patch=bool(lesions) and shape.family == "scattered")
             if centre is None:
@@ -104,7 +105,8 @@ class GrowLesion(BasicTransform):
         for probe in probes.T:
             if int(seg[(0, *probe)]) == self.ignore_label:
                 return tuple(int(v) for v in probe)
-        inside = seg[(0, *(slice(lo, hi) for lo, hi in zip(low, high, strict=True)))] == self.ignore_label
+        region = tuple(slice(lo, hi) for lo, hi in zip(low, high, strict=True))
+        inside = seg[0][region] == self.ignore_label
         voxels = torch.nonzero(inside)
         if not len(voxels):
             return None
@@ -271,7 +273,8 @@ def nested_levels(
     level: torch.Tensor, mask: torch.Tensor, lesion: Lesion, spacing: Sequence[float]
 ) -> list[torch.Tensor]:
     """Level fields of the nested parts, each enclosing its share of the part around it."""
-    fields, around, voxel = [], mask, float(np.prod(spacing))
+    fields: list[torch.Tensor] = []
+    around, voxel = mask, float(np.prod(spacing))
     radius = lesion.body.radius_mm
     for part in lesion.parts:
         generator = torch.Generator().manual_seed(part.seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class FixedPatch:
     affected: bool
 
 
-def list_patches(cases: dict[str, Sequence[str]], per_kind: int, affected: float) -> list[FixedPatch]:
+def list_patches(cases: Mapping[str, Sequence[str]], per_kind: int, affected: float) -> list[FixedPatch]:
     """`per_kind` patches of each kind, cases in turn, `affected` of them with a lesion, evenly spread.
 
     `cases` maps a kind to its cases.
@@ -98,7 +98,7 @@ def digest(*tensors: torch.Tensor) -> str:
     """A hash of what the tensors hold, bit for bit."""
     hashed = hashlib.blake2b(digest_size=8)
     for tensor in tensors:
-        hashed.update(np.ascontiguousarray(tensor.numpy()))
+        hashed.update(np.ascontiguousarray(tensor.numpy()).tobytes())
     return hashed.hexdigest()
 
 

@@ -18,7 +18,7 @@ GrowVolume = Callable[[str, np.ndarray, np.ndarray, dict[str, Any]], tuple[np.nd
 def dataset_with_lesions(base: type[nnUNetBaseDataset], healthy: set[str], grow: GrowVolume) -> type[nnUNetBaseDataset]:
     """A dataset class that loads healthy cases with a lesion in them; `grow(case, data, seg, properties)` puts it there."""
 
-    class DatasetWithLesions(base):  # type: ignore[misc, valid-type]
+    class DatasetWithLesions(base):
         def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
             data, seg, seg_prev, properties = super().load_case(identifier)
             if identifier in healthy:

@@ -48,6 +48,12 @@ class SynthTumourTrainer(nnUNetTrainer):
     What differs from nnU-Net, and why, is listed in docs/synthtumour_trainer.md.
     """
 
+    num_epochs: int
+    num_iterations_per_epoch: int
+    initial_lr: float
+    dataset_class: Any
+    preprocessed_dataset_folder_base: str
+
     def __init__(
         self,
         plans: dict[str, Any],
@@ -101,7 +107,7 @@ class SynthTumourTrainer(nnUNetTrainer):
                 dist.barrier()
             train, val = super().do_split()
             self._split = restrict({"train": list(train), "val": list(val)}, usable)
-            for part, cases in self._split.items():
+            for part, cases in (("train", self._split["train"]), ("validate", self._split["val"])):
                 if not self.healthy & set(cases):
                     raise Refusal(
                         f"Fold {self.fold} has no healthy case to {part} with; mend {splits_file} or use fold all."
@@ -227,7 +233,7 @@ class SynthTumourTrainer(nnUNetTrainer):
         """Whether the shifted Dice (moving average) has not improved for `training.patience` epochs."""
         curve = self.logger.get_value("ema_fg_dice", None)
         patience = self.settings.training.patience
-        return bool(patience and curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
+        return patience is not None and bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
 
     def run_training(self) -> None:
         try:
