@@ -7,6 +7,7 @@ normalisation. Tensors are boxes (X, Y[, Z]) of one channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_synthtumour.noise import coherent_noise
-from nnunet_synthtumour.smoothing import gaussian, smoothed
+from nnunet_synthtumour.smoothing import gaussian, resize, smoothed
 
 LABEL_FROM = 0.1
 PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0  # voxels, as in the reference
@@ -78,8 +79,9 @@ def soft_edge(level: torch.Tensor, tissue: Tissue, spacing: Sequence[float]) -> 
     width: torch.Tensor | float = max(tissue.softness_mm, 0.25 * min(spacing))
     if tissue.softness_spread > 0:
         generator = torch.Generator().manual_seed(tissue.seed + 1)
-        noise = coherent_noise(level.shape, spacing, 20.0, 1, generator)
-        width = noise.mul_(tissue.softness_spread).exp_().mul_(width)
+        lattice = [max(2, math.ceil(n * mm / 20.0) + 1) for n, mm in zip(level.shape, spacing, strict=True)]
+        noise = torch.randn(lattice, generator=generator).mul_(tissue.softness_spread)
+        width = resize(noise.exp_().mul_(width), level.shape)
     return (level / width).add_(EDGE_AT_SURFACE).clamp_(0, 1)
 
 
@@ -113,11 +115,12 @@ def tissue_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, fac
 
     b keeps `texture_kept` of the tissue's own texture. `host` (float) keeps what lies outside out of the means.
     """
-    local = smoothed(u, [tissue.smoothing_mm / mm for mm in spacing], host)
-    level = float((u * host).sum() / host.sum().clamp_min(1))
-    base = local + tissue.texture_kept * (u - local)
-    base.add_(level - local, alpha=tissue.homogeneity)
-    return torch.lerp(u, base.mul_(factor), opacity)
+    filled = float(host.sum())
+    local = smoothed(u, [tissue.smoothing_mm / mm for mm in spacing], host if filled < host.numel() else None)
+    level = float(torch.dot(u.reshape(-1), host.reshape(-1))) / max(filled, 1.0)
+    # local + kept (u - local) + homogeneity (level - local), with few passes over the box
+    base = local.mul_(1 - tissue.texture_kept - tissue.homogeneity).add_(u, alpha=tissue.texture_kept)
+    return torch.lerp(u, base.add_(tissue.homogeneity * level).mul_(factor), opacity)
 
 
 def additive_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, added: torch.Tensor, tissue: Tissue,

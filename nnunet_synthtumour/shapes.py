@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from nnunet_synthtumour.noise import coherent_noise
-from nnunet_synthtumour.smoothing import smoothed
+from nnunet_synthtumour.smoothing import coarsely_smoothed, refined
 
 BINS = 4096
+SAMPLED = 100_000
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,12 @@ def _cut_wedge(level: torch.Tensor, body: Body, box: tuple[slice, ...], spacing:
 def enclose(level: torch.Tensor, host: torch.Tensor, size: float, voxel: float) -> tuple[float, bool]:
     """The level above which `size` (mm^3 or mm^2) of the host lies, and whether the host in the box has that much.
 
-    From a histogram of the levels in the host: linear in a bin, so exact to a fraction of a bin.
+    From a histogram of the levels in the host: linear in a bin, so exact to a fraction of a bin. Of large boxes a part of
+    the voxels, evenly spread, is enough: 100,000 of them put the volume within a fraction of a percent.
     """
+    step = max(1, level.numel() // SAMPLED)
+    if step > 1:  # odd steps do not fall in with the even sides that boxes tend to have
+        level, host, voxel = level.reshape(-1)[:: step | 1], host.reshape(-1)[:: step | 1], voxel * (step | 1)
     wanted, available = size / voxel, int(host.sum())
     low, high = (float(v) for v in torch.aminmax(level))
     if available <= wanted or high <= low:
@@ -156,11 +161,12 @@ def keep_off_map(intensity: torch.Tensor, host: torch.Tensor, spacing: Sequence[
 
     White and grey matter lie in the middle; ventricles, sulci and vessels at the ends, dark or bright, in any sequence.
     """
-    step = max(1, intensity.numel() // 16384)  # a sample is enough, and far cheaper than all voxels
+    step = max(1, intensity.numel() // 4096)  # a sample is enough, and far cheaper than all voxels
     sample = intensity.reshape(-1)[::step][host.reshape(-1)[::step]].sort().values
     if len(sample) < 8:
         return torch.zeros_like(intensity)
     middle = float(sample[len(sample) // 2])
     spread = float(sample[int(0.84 * (len(sample) - 1))] - sample[int(0.16 * (len(sample) - 1))]) / 2
-    smooth = smoothed(intensity, [min(2.5, 2.5 / mm) for mm in spacing])
-    return smooth.sub_(middle).abs_().div_(max(spread, 1e-6)).sub_(1.2).clamp_(0, 3)
+    smooth, steps = coarsely_smoothed(intensity, [min(2.5, 2.5 / mm) for mm in spacing])
+    off = (smooth - middle).abs_().div_(max(spread, 1e-6)).sub_(1.2).clamp_(0, 3)
+    return refined(off, intensity.shape, steps)

@@ -32,22 +32,30 @@ def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 def smoothed(u: torch.Tensor, sigma: Sequence[float], weight: torch.Tensor | None = None) -> torch.Tensor:
     """Gaussian mean of u, over the voxels of `weight` where one is given; sigma in voxels per axis.
 
-    Wide Gaussians are computed on a grid of half or a quarter of the resolution; what that changes lies far below the
-    noise.
+    Wide Gaussians are computed on a coarser grid; what that changes lies far below the noise.
     """
-    steps = [max(1, min(4, int(s / 1.6))) for s in sigma]
+    mean, steps = coarsely_smoothed(u if weight is None else u * weight, sigma)
+    if weight is not None:
+        mean = mean / coarsely_smoothed(weight, sigma)[0].clamp_min_(1e-3)
+    return refined(mean, u.shape, steps)
+
+
+def coarsely_smoothed(u: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, list[int]]:
+    """The Gaussian mean on a grid of blocks, and their size in voxels per axis: as coarse as sigma allows."""
+    steps = [1 if s < 1.8 else 2 if s < 4.8 else 3 if s < 8 else 4 for s in sigma]
     # Averaging blocks of k voxels and interpolating between them smooths by itself; the Gaussian makes up the rest.
     narrower = [
-        math.sqrt(s * s - ((k * k - 1) / 12 + k * k / 6 if k > 1 else 0.0)) / k
-        for s, k in zip(sigma, steps, strict=True)
+        math.sqrt(s * s - ((k * k - 1) / 12 + k * k / 6 if k > 1 else 0.0)) / k for s, k in zip(sigma, steps, strict=True)
     ]
-    mean = gaussian(_pool(u if weight is None else u * weight, steps), narrower)
-    if weight is not None:
-        mean = mean / gaussian(_pool(weight, steps), narrower).clamp_min_(1e-3)
+    return gaussian(_pool(u, steps), narrower), steps
+
+
+def refined(coarse: torch.Tensor, shape: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
+    """Linear interpolation between the middles of blocks of `steps` voxels, back to `shape`."""
     for axis, step in enumerate(steps):
         if step > 1:
-            mean = _along(mean, _linear_matrix(u.shape[axis], mean.shape[axis], False, step), axis)
-    return mean
+            coarse = _along(coarse, _linear_matrix(shape[axis], coarse.shape[axis], False, step), axis)
+    return coarse
 
 
 def _pool(field: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:

@@ -124,7 +124,7 @@ class GrowLesion(BasicTransform):
         for distractor in drawn.distractors:
             self._distract(image, seg[0], distractor, zeros)
         for lesion in drawn.lesions:
-            self._grow(image, seg[0], lesion, zeros, stds)
+            self.grow_one(image, seg[0], lesion, zeros, stds)
         host_to_background(seg[0], self.ignore_label)
         return data_dict
 
@@ -134,7 +134,7 @@ class GrowLesion(BasicTransform):
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         raise TypeError("a lesion needs image and segmentation together: call apply")
 
-    def _grow(self, image: torch.Tensor, seg: torch.Tensor, lesion: Lesion, zeros: list[float | None],
+    def grow_one(self, image: torch.Tensor, seg: torch.Tensor, lesion: Lesion, zeros: list[float | None],
               stds: np.ndarray | None) -> None:  # fmt: skip
         found = shape_in_host(lesion.body, image[0], seg, self.ignore_label, self.spacing)
         if found is None:

@@ -46,7 +46,8 @@ class MSCGUNet(RegistrationUNet):
         self.graph = SelfConstructingGraph(self.encoder.conv_op, channels, nodes, embedding)
         self.coarse_head = self._new_head(velocity_level + 1)
 
-    def forward(self, moving: Tensor, fixed: Tensor) -> GraphRegistration:  # type: ignore[override] - the graph has more to give
+    # The graph gives more than a velocity; trainers that need only that take its first field.
+    def forward(self, moving: Tensor, fixed: Tensor) -> GraphRegistration:  # type: ignore[override]
         skips = self.encoder(self._padded_pair(moving, fixed))
         bottleneck, kl, diagonal = self.graph(skips[-1])
         *_, coarse, fine = self._decoded(bottleneck, skips)
