@@ -33,7 +33,7 @@ from nnunet_synthtumour.shapes import Body, box_of, enclose, keep_off_map, level
 from nnunet_synthtumour.smoothing import gaussian, smoothed
 
 UNKNOWN_ZERO_IN_DEVIATIONS = 3.5
-SLACKS = (1.35, 2.2, 4.0)
+SLACKS = (1.35, 1.7, 2.4, 4.0)
 PLACES_PROBED = 4000
 
 
