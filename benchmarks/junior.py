@@ -150,12 +150,15 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
     class Watched(base):
         """The arm's trainer, which segments the patients after every epoch and learns nothing from it."""
 
+        def _log(self, key: str) -> float:
+            return float(self.logger.local_logger.my_fantastic_logging.get(key, [np.nan])[-1])
+
         def on_epoch_end(self) -> None:
             scores = patients.score(patients.segment(self, mirroring=False))
             curve.append({
                 "patients": float(np.mean([s["dice"] for s in scores.values()])),
                 "validation": float(self.logger.get_value("mean_fg_dice", -1)),
-                "in_distribution": float(self.logger.local_logger.my_fantastic_logging.get("in_distribution_dice", [np.nan])[-1]),
+                "in_distribution": self._log("in_distribution_dice"),
             })  # fmt: skip
             super().on_epoch_end()
 

@@ -37,7 +37,9 @@ def patch(side: int, channels: int) -> dict[str, Any]:
     return {"image": image, "segmentation": seg, "normalisation": (np.full(channels, 3.0), np.ones(channels))}
 
 
-def transform(preset: str, side: int, channels: int, volume_ml: tuple[float, float], final: int | None = None) -> GrowLesion:
+def transform(
+    preset: str, side: int, channels: int, volume_ml: tuple[float, float], final: int | None = None
+) -> GrowLesion:
     overrides = {"shape": {"volume_ml": list(volume_ml), "volume_law": "uniform", "satellites": 0.0, "count": [1, 1]},
                  "distractors": {"probability": 0.0}}  # fmt: skip
     region = (final or side,) * 3
@@ -128,7 +130,9 @@ def _measure_peak(preset: str, side: int, queue: Any) -> None:
 
 
 def _kb(what: str) -> int:
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)).split()[1])
+    return int(
+        next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)).split()[1]
+    )
 
 
 def loader_ratio(repeats: int) -> float:
@@ -178,8 +182,12 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for r in rows:
         share = f"{100 * r['share']:.0f} % of {r['nnunet_ms']:.0f} ms" if "share" in r else ""
-        print(f"| {r['patch']} | {r['channels']} | {r['preset']} | {r['volume_ml']} | {r['median_ms']:.1f} | {r['p95_ms']:.1f} | {share} |")
-    print(f"\n20 ml in 64^3, 128^3, 205^3: {fixed[64]:.1f}, {fixed[128]:.1f}, {fixed[205]:.1f} ms ({fixed[205] / fixed[64]:.2f}x)")
+        print(
+            f"| {r['patch']} | {r['channels']} | {r['preset']} | {r['volume_ml']} | {r['median_ms']:.1f} | {r['p95_ms']:.1f} | {share} |"
+        )
+    print(
+        f"\n20 ml in 64^3, 128^3, 205^3: {fixed[64]:.1f}, {fixed[128]:.1f}, {fixed[205]:.1f} ms ({fixed[205] / fixed[64]:.2f}x)"
+    )
     print(f"host to background, once per patch of 205^3: {background_pass(sample):.1f} ms")
     for preset, (peak, box) in memory.items():
         print(f"{preset}, 80 ml: {peak:.1f} MB at the peak for a box of {box:.1f} MB ({peak / box:.1f}x)")
@@ -187,7 +195,9 @@ def main() -> None:
     if ratio is not None:
         print(f"loader, 128^3: {ratio:.3f} of the batches per second without GrowLesion")
     if args.out:
-        args.out.write_text(json.dumps({"rows": rows, "fixed_20ml": fixed, "memory_mb": memory, "loader": ratio}, indent=1))
+        args.out.write_text(
+            json.dumps({"rows": rows, "fixed_20ml": fixed, "memory_mb": memory, "loader": ratio}, indent=1)
+        )
 
 
 if __name__ == "__main__":

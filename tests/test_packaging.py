@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -18,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 def _run(*command: str | Path, **variables: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_") and k != "PYTHONPATH"}
     done = subprocess.run(
-        [str(c) for c in command], capture_output=True, text=True, check=False, env=environment | variables
-    )
+        [str(c) for c in command], capture_output=True, text=True, check=False, env=environment | variables,
+        cwd=tempfile.gettempdir(),  # not here: this folder holds packages of the same names
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -127,6 +129,6 @@ def environment_without_plugin(environment: Path) -> Path:
     site = Path(_run(environment, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
     _run(environment, "-m", "pip", "uninstall", "-q", "-y", "nnunet-synthtumour")
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    _run(environment, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    _run(environment, "-m", "pip", "install", "-q", "--no-deps", "--editable", ROOT)
     assert site == Path(_run(environment, "-c", code).strip())
     return environment

@@ -1,0 +1,80 @@
+"""Two processes on the CPU, joined by gloo: what `-num_gpus 2` does to data and validation, without GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
+from tests.toy_dataset import make_trainer
+
+
+class OnCpu(SynthTumourTrainer):
+    """nnU-Net takes it that ranks have GPUs. Wrapping the network for them is torch's part and is left out here."""
+
+    def initialize(self) -> None:
+        self.device, self.grad_scaler = torch.device("cpu"), None
+        self._set_batch_size_and_oversample()
+        ranks, self.is_ddp = self.is_ddp, False
+        batch_size = self.batch_size
+        super().initialize()
+        self.is_ddp, self.batch_size = ranks, batch_size
+
+
+OnCpu.__name__ = "SynthTumourTrainer"
+
+
+def _epoch(trainer: Any) -> dict[str, Any]:
+    """One validation epoch of an untrained network, and the first training batch."""
+    trainer.initialize()
+    train, val = trainer.get_dataloaders()
+    first = next(train)
+    trainer.current_epoch = 0
+    trainer.network.eval()
+    with torch.no_grad():
+        outputs = [trainer.validation_step(next(val)) for _ in range(trainer.num_val_iterations_per_epoch)]
+    trainer.on_validation_epoch_end(outputs)
+    log = trainer.logger.local_logger.my_fantastic_logging
+    return {
+        "dice": float(log["mean_fg_dice"][0]),
+        "in_distribution": log["in_distribution_dice"][0],
+        "patches": sorted(i for output in outputs for i in output["digests"]),
+        "first": float(first["data"].abs().sum()),
+        "batch": int(first["data"].shape[0]),
+    }
+
+
+def _rank(rank: int, world: int, toy: str, out: str, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    np.random.seed(7)
+    found = _epoch(make_trainer(Path(toy), OnCpu, validation={"patches": 7, "affected": 1.0}))
+    Path(out, f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_share_the_validation_set_and_agree_with_one_process(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnunetv2.run.run_training import find_free_network_port
+
+    make_trainer(toy, SynthTumourTrainer).do_split()
+    mp.spawn(_rank, args=(2, str(toy), str(tmp_path), find_free_network_port()), nprocs=2)
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    alone = _epoch(make_trainer(toy, OnCpu, validation={"patches": 7, "affected": 1.0}))
+
+    assert sorted(ranks[0]["patches"] + ranks[1]["patches"]) == alone["patches"] == list(range(14))
+    for key in ("dice", "in_distribution"):
+        assert ranks[0][key] == ranks[1][key] == pytest.approx(alone[key], abs=1e-5)  # sums of float32
+    assert alone["dice"] >= 0
+    assert ranks[0]["first"] != ranks[1]["first"]
+    assert ranks[0]["batch"] + ranks[1]["batch"] == alone["batch"]
