@@ -10,7 +10,7 @@ import torch
 from nnunet_synthtumour.infiltration import TissueRange
 
 PROBES = (64, 4000)
-TISSUE_PROBES = 600
+TISSUE_PROBES = 300
 CANDIDATES = 8
 CALM_MM = 4.0
 

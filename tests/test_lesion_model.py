@@ -70,7 +70,7 @@ def test_command_lists_and_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "metastases" in capsys.readouterr().out
     assert main(["presets", "ms"]) == 0
     shown = capsys.readouterr().out
-    assert "shape.volume_ml = [0.008, 2.5]" in shown
+    assert "shape.volume_ml = [0.008, 1.5]" in shown
     assert "from: " in shown
     assert main(["presets", "ms", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == to_json(load_model("ms"))
