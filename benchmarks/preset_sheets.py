@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import SimpleITK as sitk
+from PIL import Image
 
 from nnunet_synthtumour.lesion_model import available_presets, load_model
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
@@ -65,8 +66,10 @@ def sheet(preset: str, image: np.ndarray, host: np.ndarray, spacing: tuple[float
         axes[0, column].set_title(f"{(label > 0).sum() * np.prod(spacing) / 1000:.1f} ml", fontsize=8)
     figure.suptitle(f"{preset} ({', '.join(channels)})", fontsize=10)
     out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out / f"preset_{preset}.png", dpi=60)
+    file = out / f"presets_{preset}.png"
+    figure.savefig(file, dpi=60)
     plt.close(figure)
+    Image.open(file).convert("RGB").quantize(96).save(file, optimize=True)  # small enough to keep in the repository
 
 
 def main() -> None:
@@ -75,7 +78,7 @@ def main() -> None:
     parser.add_argument("--channels", nargs="+", default=["FLAIR"])
     parser.add_argument("--exclude", type=Path, help="a mask of what is not healthy")
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("-n", type=int, default=7)
+    parser.add_argument("-n", type=int, default=6)
     parser.add_argument("--presets", nargs="+", default=[p for p in available_presets() if not p.endswith("ct")])
     args = parser.parse_args()
     image, host, spacing, normalisation = load(args.images, args.exclude)

@@ -126,7 +126,7 @@ def _measure_peak(preset: str, side: int, queue: Any) -> None:
     shape = grow_lesion(scene, lesion, grow.labels)
     peak = (_kb("VmHWM") - before) / 1024
     assert shape is not None
-    queue.put((peak, shape.level.numel() * 4 / 2**20))
+    queue.put((peak, shape.mask.numel() * 4 / 2**20))
 
 
 def _kb(what: str) -> int:

@@ -171,7 +171,7 @@ def tissue_model(
         if layers.texture is not None:
             f.mul_(layers.texture)
         base.mul_(f)
-        change = u.mul_(lattice.to_voxels(f.mul_(kept)).sub(1)) if kept > 0 else u.neg_()
+        change = u.mul_(lattice.to_voxels(f.mul_(kept)).sub_(1)) if kept > 0 else u.neg_()
     return change.add_(lattice.to_voxels(base)).mul_(opacity)
 
 

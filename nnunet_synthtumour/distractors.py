@@ -44,10 +44,10 @@ def distract(scene: Scene, it: Distractor) -> None:
         u, _ = scene.rebased(channel, box, host)
         if it.kind == "leftover":  # what is stripped away is 0 and cannot be multiplied
             level = float(u[host].mean()) * it.factor[channel]
-            scene.image[(channel, *box)] += weight * (level - u)
+            scene.image[channel][box] += weight * (level - u)
         else:
             contrast = it.factor[channel] - 1
-            scene.image[(channel, *box)] += u.mul_(weight).mul_(contrast * (SHADING if it.kind == "shading" else 1))
+            scene.image[channel][box] += u.mul_(weight).mul_(contrast * (SHADING if it.kind == "shading" else 1))
 
 
 def _pattern(
@@ -62,7 +62,7 @@ def _pattern(
         return torch.exp(-0.5 * (distance / it.radius_mm) ** 2)
     inside = lattice.mean(host.float())
     if it.kind == "cap":
-        per_mm = effort(lattice.sample(scene.image[(0, *box)]), inside > 0.5, mm)
+        per_mm = effort(lattice.sample(scene.image[0][box]), inside > 0.5, mm)
         strip = gaussian((per_mm > 1.5).float(), [it.depth_mm / s for s in mm]).sub_(0.2).mul_(4)
     else:
         border = gaussian(inside, [it.depth_mm / s for s in mm])

@@ -58,7 +58,7 @@ class Scene:
     def rebased(self, channel: int, box: tuple[slice, ...], host: torch.Tensor) -> tuple[torch.Tensor, float]:
         """u = x - z0 (a new tensor) and z0. Where the raw zero is unknown, it is put so far below the host's mean that a
         factor of t adds (t - 1) * 3.5 deviations of the host."""
-        x, zero = self.image[(channel, *box)], self.zeros[channel]
+        x, zero = self.image[channel][box], self.zeros[channel]
         if zero is None:
             values = x[host]
             spread = float(values.std()) if values.numel() > 1 else 1.0
@@ -91,15 +91,16 @@ def _grow_tissue(scene: Scene, lesion: Lesion, shape: LocalShape, parts: list[to
     if lesion.mass_effect > 0:
         push_away(scene.image, scene.seg, scene.ignore_label, shape, lesion.body, lesion.mass_effect, scene.spacing)
     lattice, tissue, box = shape.lattice, lesion.tissue, shape.box
-    host = shape.host.float()
-    layers = layers_of(shape.blocks, parts, host, lattice, tissue, lesion.body.radius_mm, scene.spacing)
-    opacity = lattice.to_voxels(edge_of(shape.blocks, tissue, lattice.spacing(scene.spacing))).clamp_(0, 1).mul_(host)
+    layers = layers_of(shape.blocks, parts, shape.host.float(), lattice, tissue, lesion.body.radius_mm, scene.spacing)
+    opacity = (
+        lattice.to_voxels(edge_of(shape.blocks, tissue, lattice.spacing(scene.spacing))).clamp_(0, 1).mul_(shape.host)
+    )
     for channel in range(scene.image.shape[0]):
         u, _ = scene.rebased(channel, box, shape.host)
         contrasts = [lesion.contrast[channel], *(part.contrast[channel] for part in lesion.parts)]
         unit = scene.units[channel]
-        change = tissue_model(u, opacity, host, contrasts, layers, lattice, tissue, scene.spacing, unit)
-        scene.image[(channel, *box)] += change  # exactly 0 where the opacity is 0
+        change = tissue_model(u, opacity, shape.host, contrasts, layers, lattice, tissue, scene.spacing, unit)
+        scene.image[channel][box] += change  # exactly 0 where the opacity is 0
     return shape.mask
 
 
@@ -108,7 +109,7 @@ def _grow_shifted(scene: Scene, lesion: Lesion, shape: LocalShape) -> torch.Tens
     for channel in range(scene.image.shape[0]):
         u, zero = scene.rebased(channel, shape.box, shape.host)
         grown = paper_shifted(u, mask, lesion.contrast[channel], scene.units[channel])
-        crop = scene.image[(channel, *shape.box)]
+        crop = scene.image[channel][shape.box]
         crop.copy_(torch.where(mask, grown.add_(zero), crop))
     return mask
 
@@ -119,11 +120,12 @@ def _grow_as_in_the_paper(scene: Scene, lesion: Lesion, shape: LocalShape, parts
     for channel in range(scene.image.shape[0]):
         u, zero = scene.rebased(channel, shape.box, shape.host)
         inner_factor = lesion.parts[0].contrast[channel].factor if parts else 1.0
-        tissue = _paper_tissue(scene.image[channel], shape.box) - zero
+        tissue = _paper_tissue(scene.image[channel], shape.box).sub_(zero)
         grown, visible = paper_training(u, tissue, mask, lesion.contrast[channel].factor, inner, inner_factor)
         region = visible.logical_and_(shape.host)
-        crop = scene.image[(channel, *shape.box)]
+        crop = scene.image[channel][shape.box]
         crop.copy_(torch.where(shape.host, grown.add_(zero), crop))
+        del u, tissue, grown, visible  # before the next channel's
     return region
 
 

@@ -12,7 +12,7 @@ from nnunet_synthtumour.infiltration import detour, effort
 from nnunet_synthtumour.lattice import Lattice, steps_for
 from nnunet_synthtumour.shapes import Body, box_of, enclose, level_field
 
-SLACKS = (1.45, 2.4, 4.5)
+SLACKS = (1.35, 1.9, 3.0, 4.5)
 """How far the box reaches, in half-axes: a body that the host cuts has to reach further elsewhere."""
 
 
@@ -27,16 +27,12 @@ class LocalShape:
     box: tuple[slice, ...]
     lattice: Lattice
     blocks: torch.Tensor  # level on the lattice of `box`
-    level: torch.Tensor  # level on the voxels of `box`
+    mask: torch.Tensor  # bool, voxels of `box`
     host: torch.Tensor  # bool, voxels of `box`
     complete: bool
     wide_box: tuple[slice, ...]
     wide_lattice: Lattice
     wide_blocks: torch.Tensor
-
-    @property
-    def mask(self) -> torch.Tensor:
-        return (self.level > 0).logical_and_(self.host)
 
 
 def find_shape(
@@ -64,7 +60,8 @@ def find_shape(
     inner = blocks[tight]
     level = lattice.to_voxels(inner)
     exact, complete = enclose(level, host, body.size, float(np.prod(spacing)))
-    return LocalShape(box, lattice, inner - exact, level - exact, host, complete, wide_box, wide, blocks.sub_(exact))
+    mask = (level > exact).logical_and_(host)
+    return LocalShape(box, lattice, inner - exact, mask, host, complete, wide_box, wide, blocks - exact)
 
 
 def _search(
@@ -78,7 +75,7 @@ def _search(
             return None
         labels = seg[box]
         shape = tuple(labels.shape)
-        lattice = Lattice.over(shape, steps_for(body.radius_mm, spacing, coarser=2 if slack > 3 else 1))
+        lattice = Lattice.over(shape, steps_for(body.radius_mm, spacing, coarser=2 if slack > 2.5 else 1))
         host = lattice.sample(labels) == ignore_label
         if not np.count_nonzero(host.numpy()):  # a host thinner than a block
             lattice = Lattice(shape, (1,) * len(shape))
