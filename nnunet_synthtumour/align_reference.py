@@ -104,9 +104,7 @@ def _preview(file: Path) -> sitk.Image:
     image = read_image(file)
     extent = math.prod(n * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
     side = (extent / PREVIEW_VOXELS) ** (1 / image.GetDimension())
-    factors = [
-        max(1, min(round(side / s), n // 6)) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)
-    ]
+    factors = [max(1, min(round(side / s), n // 6)) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)]
     return sitk.BinShrink(sitk.Cast(image, sitk.sitkFloat32), factors)
 
 

@@ -186,9 +186,7 @@ def _standardised(image: sitk.Image, name: str) -> sitk.Image:
 
 def _shrunk(image: sitk.Image, side: float) -> sitk.Image:
     """Smoothed and shrunk to voxels of about `side` mm; an axis that is coarser already, or short, stays."""
-    factors = [
-        max(1, min(round(side / s), n // 6)) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)
-    ]
+    factors = [max(1, min(round(side / s), n // 6)) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)]
     if max(factors) == 1:
         return image
     sigmas = [max(0.5 * f if f > 1 else 0.0, 1e-3) * s for f, s in zip(factors, image.GetSpacing(), strict=True)]
