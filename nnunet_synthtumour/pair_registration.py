@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,15 @@ from torch import Tensor
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
 from nnunet_synthtumour.registration.fields import jacobian_determinant, resize, warp
-from nnunet_synthtumour.registration.instance import InstanceSettings, displacements_on, normalised, optimise
+from nnunet_synthtumour.registration.instance import (
+    InstanceSettings,
+    displacements_on,
+    image_cost,
+    normalised,
+    optimise,
+)
 from nnunet_synthtumour.registration.metrics import folds_percent, overlap, sd_log_jacobian
 from nnunet_synthtumour.registration.model_files import load_model
-from nnunet_synthtumour.registration.mutual_information import nmi_loss
 from nnunet_synthtumour.registration.pair_files import (
     affine_matrix,
     displacement_image,
@@ -32,7 +37,7 @@ from nnunet_synthtumour.registration.pair_files import (
     total_inverse,
 )
 from nnunet_synthtumour.registration.physical import Geometry, affine_displacement, voxel_map
-from nnunet_synthtumour.registration.similarity import global_ncc_loss, lncc_loss
+from nnunet_synthtumour.registration_picture import save_picture
 
 CROSS_MODALITY = ("mind", "nmi")
 
@@ -119,8 +124,6 @@ def register(request: Request) -> dict[str, Any]:
     if fixed_labels is not None and labels is not None and warped_labels is not None:
         report["labels"] = _scores(pair, matrix, labels, warped_labels, fixed_labels)
     (request.out / "report.json").write_text(json.dumps(_plain(report), indent=2) + "\n")
-    from nnunet_synthtumour.registration_picture import save_picture
-
     save_picture(
         request.out / "check.png",
         sitk.GetArrayFromImage(pair.fixed_image),
@@ -174,9 +177,9 @@ def _deform(
         forward,
         backward,
         {
-            "initial": _cost(unaligned, pair.fixed, seen, settings.similarity),
-            "affine": _cost(moving, pair.fixed, weight, settings.similarity),
-            "final": _cost(registered, pair.fixed, warp(weight, forward), settings.similarity),
+            "initial": image_cost(settings.similarity, unaligned, pair.fixed, seen),
+            "affine": image_cost(settings.similarity, moving, pair.fixed, weight),
+            "final": image_cost(settings.similarity, registered, pair.fixed, warp(weight, forward)),
         },
     )
 
@@ -190,17 +193,82 @@ def _predicted(model: Any, moving: Tensor, fixed: Tensor) -> Tensor:
     return resize(velocity, padded)[(slice(None), slice(None), *[slice(size) for size in shape])]
 
 
-def _cost(moving: Tensor, fixed: Tensor, weight: Tensor, similarity: str) -> float:
-    from nnunet_synthtumour.registration.mind import mind_loss
-    from nnunet_synthtumour.registration.similarity import mse_loss
+def _write_files(
+    request: Request, pair: Pair, matrix: Tensor, forward: Tensor, backward: Tensor, labels: Any
+) -> tuple[Any, Any]:
+    """Everything but report and picture; returns the warped image and labels as they were written."""
+    grids = pair.fixed_grid, pair.moving_grid
+    there = displacement_image(total_displacement(forward, *grids, matrix), *grids)
+    back = displacement_image(total_inverse(backward, *grids, matrix), *grids[::-1])
+    save_field(there, request.out / "field.nii.gz")
+    save_field(back, request.out / "inverse_field.nii.gz")
+    save_affine(matrix, request.out / "affine.tfm")
+    # through the file, so that the images are what anyone gets who applies it
+    transform = load_field(request.out / "field.nii.gz")
+    warped = resample(pair.moving_image, pair.fixed_image, transform)
+    sitk.WriteImage(warped, str(request.out / "warped.nii.gz"))
+    if labels is None:
+        return warped, None
+    warped_labels = resample(labels, pair.fixed_image, transform, nearest=True)
+    sitk.WriteImage(warped_labels, str(request.out / "warped_labels.nii.gz"))
+    return warped, warped_labels
 
-    costs: dict[str, Any] = {
-        "mind": mind_loss,
-        "lncc": lambda m, f, w: lncc_loss(m, f, weight=w),
-        "nmi": lambda m, f, w: nmi_loss(m, f, weight=w),
-        "ncc": global_ncc_loss,
-        "mse": mse_loss,
+
+def _scores(pair: Pair, matrix: Tensor, labels: Any, warped_labels: Any, fixed_labels: Any) -> dict[str, Any]:
+    """Dice and HD95 (mm) of every label, as the images came, after the affine map and after the deformation."""
+    dims = len(matrix) - 1
+    affine = sitk.AffineTransform(matrix[:dims, :dims].flatten().tolist(), matrix[:dims, dims].tolist())
+    stages = {
+        "initial": resample(labels, pair.fixed_image, sitk.Transform(dims, sitk.sitkIdentity), nearest=True),
+        "affine": resample(labels, pair.fixed_image, affine, nearest=True),
+        "final": warped_labels,
     }
-    if not bool(weight.any()):
-        return math.nan
-    return float(costs[similarity](moving, fixed, weight))
+    truth = sitk.GetArrayFromImage(fixed_labels)
+    spacing = pair.fixed_grid.spacing[::-1]
+    return {name: overlap(sitk.GetArrayFromImage(stage), truth, spacing) for name, stage in stages.items()}
+
+
+def _labels(path: Path | None, of: Path, image: Any) -> Any:
+    """A label map that lies on its image's grid, as integers."""
+    if path is None:
+        return None
+    labels = read_image(path)
+    ours, theirs = Geometry.of(labels), Geometry.of(image)
+    same = ours.shape == theirs.shape and bool(torch.allclose(ours.matrix(), theirs.matrix(), rtol=0, atol=1e-2))
+    if not same:
+        raise UserError(f"{path} does not lie on the grid of {of}: a label map has the size and geometry of its image.")
+    values = sitk.GetArrayViewFromImage(labels)
+    if values.dtype.kind == "f":
+        if not (values == np.round(values)).all():
+            raise UserError(f"{path} has values that are not whole numbers, so it is not a label map.")
+        labels = sitk.Cast(labels, sitk.sitkInt32)
+    return labels
+
+
+def _model(folder: Path, device: str, dims: int) -> Any:
+    try:
+        network, architecture = load_model(folder, device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if network.dims != dims or architecture.image_channels != 1:
+        raise UserError(
+            f"The model in {folder} registers {network.dims}D images with {architecture.image_channels} channels, and "
+            f"these are {dims}D images with one."
+        )
+    return network
+
+
+def _tensor(image: Any) -> Tensor:
+    return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))[None, None]
+
+
+def _largest_shift(displacement: Tensor, grid: Geometry) -> float:
+    spacing = displacement.new_tensor(grid.spacing[::-1]).reshape(1, -1, *[1] * (displacement.ndim - 2))
+    return float((displacement * spacing).norm(dim=1).max())
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which knows neither NaN nor infinity: null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,22 +22,25 @@ SIMILARITIES = ("mind", "lncc", "nmi", "ncc", "mse")
 Similarity = Literal["mind", "lncc", "nmi", "ncc", "mse"]
 Progress = Callable[[int, int, float], None]
 SMALLEST_SIDE = 8
+REGULARITY_WEIGHTS = {"lncc": 0.2, "mind": 0.03, "nmi": 0.1, "ncc": 0.2, "mse": 0.02}
+BENDING_SHARE = 1.0
 
 
 @dataclass(frozen=True)
 class InstanceSettings:
-    """How a pair is optimised. `iterations` is the total over all levels; the finest level gets the rest of a halving.
+    """How a pair is optimised. `iterations` is the total, in equal shares for every level.
 
     `levels` are the shrink factors of the images, coarse to fine; `stride` image voxels of a level share one voxel of
-    the velocity. `regularity_weight` multiplies the mean of squared velocity gradients (or the bending energy).
+    the velocity. `regularity_weight` multiplies the diffusion or bending energy of the velocity; None takes that of
+    REGULARITY_WEIGHTS, as the similarities differ in scale. The limits are those of `velocity.limit_velocity`.
     """
 
-    similarity: Similarity = "mind"
-    iterations: int = 150
+    similarity: Similarity = "lncc"
+    iterations: int = 90
     levels: tuple[int, ...] = (4, 2, 1)
     stride: int = 2
     regularity: Literal["diffusion", "bending"] = "diffusion"
-    regularity_weight: float = 0.3
+    regularity_weight: float | None = None
     learning_rate: float = 0.2
     smoothing: float = 1.0
     max_displacement: float = 0.3
@@ -44,6 +48,12 @@ class InstanceSettings:
     max_gradient: float = 1.5
     symmetric: bool = True
     steps: int = 5
+
+    def weight(self) -> float:
+        """The weight of the regularity."""
+        if self.regularity_weight is not None:
+            return self.regularity_weight
+        return REGULARITY_WEIGHTS[self.similarity] * (BENDING_SHARE if self.regularity == "bending" else 1.0)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ def normalised(image: Tensor, low: float = 0.005, high: float = 0.995) -> Tensor
 def optimise(
     moving: Tensor,
     fixed: Tensor,
-    settings: InstanceSettings = InstanceSettings(),  # noqa: B008 (frozen)
+    settings: InstanceSettings = InstanceSettings(),
     spacing: Sequence[float] | None = None,
     weight: Tensor | None = None,
     initial: Tensor | None = None,
@@ -98,21 +108,21 @@ def optimise(
         raw = resize(raw, level_shape(shape, spacing, level * settings.stride))
         cost = _Cost(moving, fixed, weight, level_shape(shape, spacing, level), settings)
         sides = [side * n / m for side, n, m in zip(spacing, shape, raw.shape[2:], strict=True)]
+        regularity = diffusion if settings.regularity == "diffusion" else bending_energy
         parameter = raw.clone().requires_grad_()
         optimiser = torch.optim.Adam([parameter], lr=settings.learning_rate)
         for _ in range(count):
             velocity = _limited(parameter, settings)
             similarity = cost(velocity)
-            regularity = diffusion if settings.regularity == "diffusion" else bending_energy
-            loss = similarity + settings.regularity_weight * regularity(velocity, sides)
+            loss = similarity + settings.weight() * regularity(velocity, sides)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             history.append(float(similarity.detach()))
             if progress is not None:
                 progress(len(history), settings.iterations, history[-1])
-        raw = _limited(parameter.detach(), settings)
-    velocity = raw
+        raw = parameter.detach()
+    velocity = _limited(raw, settings)
     forward, backward = displacements_on(velocity, shape)
     return Deformation(velocity, forward, backward, tuple(history))
 
@@ -136,6 +146,15 @@ def level_shape(shape: Sequence[int], spacing: Sequence[float], factor: float) -
     )
 
 
+def image_cost(similarity: Similarity, moving: Tensor, fixed: Tensor, weight: Tensor | None = None) -> float:
+    """The similarity of two images on one grid as `optimise` measures it (a cost), NaN if `weight` is zero throughout."""
+    if weight is not None and not bool(weight.any()):
+        return math.nan
+    if similarity == "mind":
+        moving, fixed = _descriptors(moving), _descriptors(fixed)
+    return float(SIMILARITY[similarity](moving, fixed, weight))
+
+
 class _Cost:
     """The similarity of a velocity on one level, everything that does not change computed once."""
 
@@ -150,22 +169,22 @@ class _Cost:
             self.moving, self.fixed = _descriptors(self.moving), _descriptors(self.fixed)
 
     def __call__(self, velocity: Tensor) -> Tensor:
-        forward = self._direction(velocity, self.moving, self.fixed, None if self.weight is None else 1)
+        compared = SIMILARITY[self.settings.similarity]
+        forward = self._displacement(velocity)
+        # the moving image is unknown where the warp reads what the affine map left empty
+        weight = None if self.weight is None else warp(self.weight, forward.detach())
+        there = compared(warp(self.moving, forward), self.fixed, weight)
         if not self.settings.symmetric:
-            return forward
-        return (forward + self._direction(-velocity, self.fixed, self.moving, None)) / 2
+            return there
+        back = compared(warp(self.fixed, self._displacement(-velocity)), self.moving, self.weight)
+        return (there + back) / 2
 
-    def _direction(self, velocity: Tensor, source: Tensor, target: Tensor, warped_weight: int | None) -> Tensor:
-        displacement = resize(exponentiate(velocity, self.settings.steps), self.shape)
-        weight = self.weight
-        if weight is not None and warped_weight is not None:
-            # the moving image is unknown where the warp reads what the affine map left empty
-            weight = warp(weight, displacement.detach())
-        return SIMILARITY[self.settings.similarity](warp(source, displacement), target, weight)
+    def _displacement(self, velocity: Tensor) -> Tensor:
+        return resize(exponentiate(velocity, self.settings.steps), self.shape)
 
 
 def _shares(total: int, levels: int) -> list[int]:
-    """Iterations per level: twice as many... equal shares, the remainder to the coarsest, where they are cheapest."""
+    """Iterations per level: equal shares, the remainder to the coarsest, where they are cheapest."""
     return [total // levels + (total % levels if level == 0 else 0) for level in range(levels)]
 
 

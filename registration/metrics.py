@@ -88,4 +88,3 @@ def _common_box(mask: np.ndarray) -> tuple[slice, ...]:
         inside = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
         box.append(slice(max(int(inside[0]) - 1, 0), int(inside[-1]) + 2))
     return tuple(box)
-

@@ -18,9 +18,7 @@ from nnunet_synthtumour.registration.fields import compose
 from nnunet_synthtumour.registration.physical import Geometry, affine_displacement, to_physical, voxel_map
 
 
-def total_displacement(
-    displacement: Tensor, fixed: Geometry, moving: Geometry, affine: Tensor | None = None
-) -> Tensor:
+def total_displacement(displacement: Tensor, fixed: Geometry, moving: Geometry, affine: Tensor | None = None) -> Tensor:
     """x -> A (x + u(x)) - x on the fixed grid, in voxels of the moving one: warp(moving, .) is the registered image.
 
     u (1, D, X, Y[, Z]) in voxels of the fixed grid; `affine` (D + 1, D + 1) maps fixed to moving points in mm.
@@ -67,6 +65,18 @@ def resample(image: Any, grid: Any, transform: Any, nearest: bool = False) -> An
     if nearest:
         return sitk.Resample(image, grid, transform, sitk.sitkNearestNeighbor, 0, image.GetPixelID())
     return sitk.Resample(image, grid, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+
+
+def affine_matrix(transform: Any) -> Tensor:
+    """(D + 1, D + 1), float64: the homogeneous matrix of a SimpleITK transform that is affine, T(p) = M p."""
+    dims = transform.GetDimension()
+    origin = torch.tensor(transform.TransformPoint([0.0] * dims), dtype=torch.float64)
+    matrix = torch.eye(dims + 1, dtype=torch.float64)
+    for axis in range(dims):
+        unit = [1.0 if i == axis else 0.0 for i in range(dims)]
+        matrix[:dims, axis] = torch.tensor(transform.TransformPoint(unit), dtype=torch.float64) - origin
+    matrix[:dims, dims] = origin
+    return matrix
 
 
 def save_affine(matrix: Tensor, path: Path) -> None:
