@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from nnunet_synthtumour.noise import noise_lattice
-from nnunet_synthtumour.smoothing import coarsely_smoothed, refined, resize, slabs
+from nnunet_synthtumour.noise import coherent_noise
+from nnunet_synthtumour.smoothing import gaussian, resize, smoothed
 
 LABEL_FROM = 0.1
 PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0  # voxels, as in the reference
@@ -33,19 +33,20 @@ class ChannelContrast:
 def paper_training(
     u: torch.Tensor,
     tissue: torch.Tensor,
-    m: torch.Tensor,
+    mask: torch.Tensor,
     factor: float,
     inner: torch.Tensor | None = None,
     inner_factor: float = 1.0,
-) -> torch.Tensor:
-    """The reference's training model: u (1 - m) + t G5(u) m. The label is m > `LABEL_FROM`.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference's training model: u (1 - m) + t G5(u) m, with m = G1(mask); the label is m > 0.1.
 
-    `tissue` is G5(u) and `m` is G1(mask); `inner` is G1 of the second, nested mask, in which a second factor applies.
+    `tissue` is G5(u). `inner` is the second, nested mask, in which a second factor applies.
     """
+    m = gaussian(mask.float(), [PAPER_MASK_SIGMA] * u.ndim)
     grown = tissue * factor
     if inner is not None:
-        grown.mul_(inner * (inner_factor - 1) + 1)
-    return torch.lerp(u, grown, m)
+        grown.mul_(gaussian(inner.float(), [PAPER_MASK_SIGMA] * u.ndim).mul_(inner_factor - 1).add_(1))
+    return torch.lerp(u, grown, m), m > LABEL_FROM
 
 
 def paper_shifted(u: torch.Tensor, mask: torch.Tensor, factor: float) -> torch.Tensor:
@@ -70,127 +71,85 @@ class Tissue:
     seed: int = 0
 
 
-def reach_mm(tissue: Tissue) -> float:
-    """How far outside of its surface (mm) a lesion can still be seen."""
-    return EDGE_AT_SURFACE * tissue.softness_mm * math.exp(1.5 * tissue.softness_spread)
-
-
-class Edge:
+def soft_edge(level: torch.Tensor, tissue: Tissue, spacing: Sequence[float]) -> torch.Tensor:
     """Opacity in [0, 1]: `EDGE_AT_SURFACE` on the surface, a ramp of a width (mm) that varies around it.
 
-    A label at level 0 then lies where the lesion becomes visible, whatever the softness. Nothing is left at `reach_mm`
-    outside of the surface.
+    A label at level 0 then lies where the lesion becomes visible, whatever the softness.
     """
-
-    def __init__(self, tissue: Tissue, shape: Sequence[int], spacing: Sequence[float]) -> None:
-        self.shape = shape
-        self.width: float | torch.Tensor = max(tissue.softness_mm, 0.25 * min(spacing))
-        if tissue.softness_spread > 0:
-            lattice = [max(2, math.ceil(n * mm / 20.0) + 1) for n, mm in zip(shape, spacing, strict=True)]
-            noise = torch.randn(lattice, generator=torch.Generator().manual_seed(tissue.seed + 1)).clamp_(-1.5, 1.5)
-            self.width = noise.mul_(tissue.softness_spread).exp_().mul_(self.width)
-
-    def opacities(self, levels: Sequence[torch.Tensor], rows: slice) -> list[torch.Tensor]:
-        """The opacity for each of several level fields in `rows` of the box."""
-        width = self.width if isinstance(self.width, float) else resize(self.width, self.shape, rows)
-        return [(level / width).add_(EDGE_AT_SURFACE).clamp_(0, 1) for level in levels]
+    width: torch.Tensor | float = max(tissue.softness_mm, 0.25 * min(spacing))
+    if tissue.softness_spread > 0:
+        generator = torch.Generator().manual_seed(tissue.seed + 1)
+        lattice = [max(2, math.ceil(n * mm / 20.0) + 1) for n, mm in zip(level.shape, spacing, strict=True)]
+        noise = torch.randn(lattice, generator=generator).mul_(tissue.softness_spread)
+        width = resize(noise.exp_().mul_(width), level.shape)
+    return (level / width).add_(EDGE_AT_SURFACE).clamp_(0, 1)
 
 
-class Factor:
-    """The factor by which the tissue under the lesion is multiplied: contrast, halo, texture, specks."""
+def tissue_factor(opacity: torch.Tensor, depth: torch.Tensor, radius_mm: float, parts: Sequence[tuple[torch.Tensor, float]],
+                  whole: float, tissue: Tissue, spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
+    """The factor by which the tissue under the lesion is multiplied, voxel by voxel.
 
-    def __init__(self, tissue: Tissue, radius_mm: float, shape: Sequence[int], spacing: Sequence[float]) -> None:
-        generator = torch.Generator().manual_seed(tissue.seed)
-        self.tissue, self.radius_mm, self.shape = tissue, radius_mm, shape
-        self.texture = noise_lattice(shape, spacing, tissue.texture_mm, 2, generator) if tissue.texture > 0 else None
-        self.specks = noise_lattice(shape, spacing, 4.0, 1, generator) if tissue.speck_factor != 1 else None
-
-    def values(
-        self, depth: torch.Tensor, whole: float, parts: Sequence[tuple[torch.Tensor, float]], rows: slice
-    ) -> torch.Tensor:
-        """In `rows` of the box. `depth` is the level (mm), `parts` are (opacity, factor) of nested parts, outermost first."""
-        tissue = self.tissue
-        factor = torch.full_like(depth, whole)
-        if 0 < tissue.halo < 1:  # an outer zone of dimmer contrast that belongs to the lesion
-            dim = 1 + (whole - 1) * tissue.halo
-            factor = (depth / max(tissue.halo_share * self.radius_mm, 1e-3)).clamp_(0, 1).mul_(whole - dim).add_(dim)
-        for opacity, value in parts:
-            factor.add_(opacity * (value - factor))
-        if self.texture is not None:
-            factor.mul_(resize(self.texture, self.shape, rows).mul_(tissue.texture).add_(1).clamp_min_(0.05))
-        if self.specks is not None:
-            specks = resize(self.specks, self.shape, rows).sub_(1.6).clamp_(0, 0.4)
-            factor.mul_(specks.mul_(2.5 * (tissue.speck_factor - 1)).add_(1))
-        return factor
-
-
-class Base:
-    """The tissue under a lesion: between the smoothed tissue (homogeneity 0) and one level, the host's mean (1).
-
-    It keeps `texture_kept` of the tissue's own texture. What lies outside of the host has no part in the means.
+    `parts` are (opacity, factor) of the nested parts, outermost first; `depth` is the level (mm). A halo is an outer
+    zone of dimmer contrast that belongs to the lesion; texture and specks vary the factor inside.
     """
-
-    def __init__(
-        self, x: torch.Tensor, zero: float, host: torch.Tensor, tissue: Tissue, spacing: Sequence[float]
-    ) -> None:
-        self.tissue, self.shape = tissue, x.shape
-        inside = None if bool(host.all()) else host
-        mean, self.steps = coarsely_smoothed(x, [tissue.smoothing_mm / mm for mm in spacing], inside)
-        self.mean = mean - zero
-        weight = 1.0 if inside is None else float(host.float().mean())
-        total = float(torch.where(host, x, zero).mean()) - zero
-        self.level = total / max(weight, 1e-6)
-
-    def values(self, u: torch.Tensor, rows: slice) -> torch.Tensor:
-        """In `rows` of the box: local + kept (u - local) + homogeneity (level - local), with few passes."""
-        kept, homogeneity = self.tissue.texture_kept, self.tissue.homogeneity
-        base = refined(self.mean, self.steps, self.shape, rows) * (1 - kept - homogeneity)
-        return base.add_(u, alpha=kept).add_(homogeneity * self.level)
+    generator = torch.Generator().manual_seed(tissue.seed)
+    factor = torch.full_like(opacity, whole)
+    if tissue.halo < 1 and tissue.halo > 0:
+        dim = 1 + (whole - 1) * tissue.halo
+        inside = (depth / max(tissue.halo_share * radius_mm, 1e-3)).clamp_(0, 1)
+        factor = inside.mul_(whole - dim).add_(dim)
+    for part_opacity, part_factor in parts:
+        factor = torch.lerp(factor, torch.full_like(factor, part_factor), part_opacity)
+    if tissue.texture > 0:
+        noise = coherent_noise(opacity.shape, spacing, tissue.texture_mm, 2, generator)
+        factor.mul_(noise.mul_(tissue.texture).add_(1).clamp_min_(0.05))
+    if tissue.speck_factor != 1:
+        noise = coherent_noise(opacity.shape, spacing, 4.0, 1, generator)
+        factor.mul_(noise.sub_(1.6).clamp_(0, 0.4).mul_(2.5 * (tissue.speck_factor - 1)).add_(1))
+    return factor
 
 
-def tissue_model(u: torch.Tensor, base: torch.Tensor, opacity: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """(1 - m) u + m f b: what multiplies."""
-    return torch.lerp(u, base * factor, opacity)
+def tissue_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, factor: torch.Tensor, tissue: Tissue,
+                 spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
+    """(1 - m) u + m f b, with b between the smoothed tissue (homogeneity 0) and one level, the host's mean (1).
 
-
-def additive_model(u: torch.Tensor, base: torch.Tensor, opacity: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-    """(1 - m) u + m (b + a): what adds, in units of u (CT)."""
-    return torch.lerp(u, base + added, opacity)
-
-
-def push_away(
-    image: torch.Tensor,
-    host: torch.Tensor,
-    level: torch.Tensor,
-    radius_mm: float,
-    share: float,
-    centre: Sequence[float],
-    spacing: Sequence[float],
-) -> None:
-    """Push the healthy tissue of a box (C, X, Y[, Z]) outward, in place, in the host: most at the lesion's surface.
-
-    I'(x) = I(x - d(x)), d radial from `centre` (voxels of the box), |d| = share r exp(-(level / (0.6 r))^2), which a taper
-    takes to zero at the faces of the box.
+    b keeps `texture_kept` of the tissue's own texture. `host` (float) keeps what lies outside out of the means.
     """
-    shape, before = level.shape, image.clone()
+    filled = float(host.sum())
+    local = smoothed(u, [tissue.smoothing_mm / mm for mm in spacing], host if filled < host.numel() else None)
+    level = float(torch.dot(u.reshape(-1), host.reshape(-1))) / max(filled, 1.0)
+    # local + kept (u - local) + homogeneity (level - local), with few passes over the box
+    base = local.mul_(1 - tissue.texture_kept - tissue.homogeneity).add_(u, alpha=tissue.texture_kept)
+    return torch.lerp(u, base.add_(tissue.homogeneity * level).mul_(factor), opacity)
+
+
+def additive_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, added: torch.Tensor, tissue: Tissue,
+                   spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
+    """(1 - m) u + m (b + a): as `tissue_model`, with a contrast that adds, in units of u (CT)."""
+    return tissue_model(u, host, opacity, torch.ones_like(opacity), tissue, spacing).add_(opacity * added)
+
+
+def push_away(image: torch.Tensor, level: torch.Tensor, radius_mm: float, share: float, centre: Sequence[float],
+              spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
+    """Healthy tissue (C, X, Y[, Z]) of the box pushed outward, most at the lesion's surface, not at all at the box's faces.
+
+    I'(x) = I(x - d(x)), d radial from `centre` (voxels of the box), |d| = share r exp(-(level / (0.6 r))^2).
+    """
+    shape = level.shape
     dims = len(shape)
-    for rows in slabs(shape):
-        starts = [rows.start, *[0] * (dims - 1)]
-        sizes = [rows.stop - rows.start, *shape[1:]]
-        at = [torch.arange(start, start + n, dtype=torch.float32) for start, n in zip(starts, sizes, strict=True)]
-        amount = torch.exp(-((level[rows] / (0.6 * radius_mm)) ** 2)).mul_(share * radius_mm)
-        square: torch.Tensor | float = 0.0
-        x = []
-        for i, n in enumerate(shape):
-            view = [-1 if d == i else 1 for d in range(dims)]
-            taper = (torch.minimum(at[i], n - 1 - at[i]) / max(1.0, 0.15 * n)).clamp_(0, 1)
-            amount.mul_(taper.reshape(view))
-            x.append(((at[i] - centre[i]) * spacing[i]).reshape(view))
-            square = square + x[i] ** 2
-        assert isinstance(square, torch.Tensor)
-        amount.div_(square.sqrt_().clamp_min_(1e-3))
-        grid = torch.stack([
-            ((1 - amount) * (x[i] / spacing[i]) + centre[i]) * (2 / max(1, shape[i] - 1)) - 1 for i in reversed(range(dims))
-        ], -1)  # fmt: skip
-        moved = F.grid_sample(before[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
-        image[:, rows] = torch.where(host[rows], moved, image[:, rows])
+    amount = torch.exp(-((level / (0.6 * radius_mm)) ** 2)).mul_(share * radius_mm)
+    x = [((torch.arange(n, dtype=torch.float32) - c) * mm).reshape([-1 if d == i else 1 for d in range(dims)])
+         for i, (n, c, mm) in enumerate(zip(shape, centre, spacing, strict=True))]  # fmt: skip
+    square: torch.Tensor | float = 0.0
+    for i, n in enumerate(shape):
+        square = square + x[i] ** 2
+        at = torch.arange(n, dtype=torch.float32)
+        taper = (torch.minimum(at, n - 1 - at) / max(1.0, 0.15 * n)).clamp_(0, 1)
+        amount.mul_(taper.reshape([-1 if d == i else 1 for d in range(dims)]))
+    assert isinstance(square, torch.Tensor)
+    amount.div_(square.sqrt_().clamp_min_(1e-3))
+    grid = torch.stack([
+        (x[i] / spacing[i] + centre[i] - amount * x[i] / spacing[i]) * (2 / max(1, shape[i] - 1)) - 1
+        for i in reversed(range(dims))
+    ], -1)  # fmt: skip
+    return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]

@@ -23,18 +23,6 @@ def coherent_noise(
     sum_k persistence^k n_k, n_k normal on a lattice of `wavelength_mm / 2^k`. Octaves are added on their own lattices and
     interpolated once, so four octaves cost little more than one.
     """
-    return resize(noise_lattice(shape, spacing, wavelength_mm, octaves, generator, persistence), shape)
-
-
-def noise_lattice(
-    shape: Sequence[int],
-    spacing: Sequence[float],
-    wavelength_mm: float,
-    octaves: int,
-    generator: torch.Generator,
-    persistence: float = 0.5,
-) -> torch.Tensor:
-    """The coarse lattice of `coherent_noise` over a box of `shape`, to be interpolated to it as a whole or in slabs."""
     extent = [n * s for n, s in zip(shape, spacing, strict=True)]
     total: torch.Tensor | None = None
     for octave in range(max(1, octaves)):
@@ -46,4 +34,4 @@ def noise_lattice(
             break
     assert total is not None
     power = sum(persistence ** (2 * k) for k in range(max(1, octaves)))
-    return total.mul_(1 / math.sqrt(power))
+    return resize(total, shape).mul_(1 / math.sqrt(power))

@@ -13,19 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nnunet_synthtumour.noise import noise_lattice
-from nnunet_synthtumour.smoothing import coarsely_smoothed, refined, resize, slabs
+from nnunet_synthtumour.noise import coherent_noise
+from nnunet_synthtumour.smoothing import coarsely_smoothed, refined
 
 BINS = 4096
 SAMPLED = 100_000
-
-
-@dataclass(frozen=True)
-class KeepOff:
-    """A map of what a body shuns, on a grid of blocks of `steps` voxels."""
-
-    coarse: torch.Tensor
-    steps: list[int]
 
 
 @dataclass(frozen=True)
@@ -81,28 +73,24 @@ def box_of(body: Body, shape: Sequence[int], spacing: Sequence[float], slack: fl
 
 
 def level_field(
-    body: Body, box: tuple[slice, ...], spacing: Sequence[float], keep_off: KeepOff | None = None
+    body: Body, box: tuple[slice, ...], spacing: Sequence[float], keep_off: torch.Tensor | None
 ) -> torch.Tensor:
     """Level (mm) on `box` before its volume is set; `keep_off` >= 0 marks tissue that the body shuns.
 
-    level = r (1 - rho + roughness * noise - hug * keep_off), rho the ellipsoidal radius, r the mean radius. Computed slab
-    by slab into one tensor, so that nothing else of the box's size is ever held.
+    level = r (1 - rho + roughness * noise - hug * keep_off), rho the ellipsoidal radius, r the mean radius.
     """
     generator = torch.Generator().manual_seed(body.seed)
     shape = [s.stop - s.start for s in box]
-    lattice = noise_lattice(shape, spacing, max(body.wavelength * body.radius_mm, 1e-3), body.octaves, generator)
-    level = torch.empty(shape)
-    for rows in slabs(shape):
-        part = (slice(box[0].start + rows.start, box[0].start + rows.stop), *box[1:])
-        values = _ellipsoidal_radius(body, part, spacing).neg_().add_(1)
-        if body.family == "wedge":
-            _cut_wedge(values, body, part, spacing)
-        if body.roughness > 0:
-            values.add_(resize(lattice, shape, rows), alpha=body.roughness)
-        if keep_off is not None:
-            values.sub_(refined(keep_off.coarse, keep_off.steps, shape, rows), alpha=body.hug_tissue)
-        level[rows] = values.mul_(body.radius_mm)
-    return level
+    radius = body.radius_mm
+    level = _ellipsoidal_radius(body, box, spacing).neg_().add_(1)
+    if body.family == "wedge":
+        _cut_wedge(level, body, box, spacing)
+    if body.roughness > 0:
+        noise = coherent_noise(shape, spacing, max(body.wavelength * radius, 1e-3), body.octaves, generator)
+        level.add_(noise, alpha=body.roughness)
+    if keep_off is not None and body.hug_tissue > 0:
+        level.sub_(keep_off, alpha=body.hug_tissue)
+    return level.mul_(radius)
 
 
 def _coordinates(body: Body, box: tuple[slice, ...], spacing: Sequence[float]) -> list[torch.Tensor]:
@@ -168,7 +156,7 @@ def enclose(level: torch.Tensor, host: torch.Tensor, size: float, voxel: float) 
     return high - (at + fraction) * (high - low) / BINS, True
 
 
-def keep_off_map(intensity: torch.Tensor, host: torch.Tensor, spacing: Sequence[float]) -> KeepOff | None:
+def keep_off_map(intensity: torch.Tensor, host: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
     """How far a voxel's smoothed intensity lies from the host's middle, beyond one robust deviation, at most 3.
 
     White and grey matter lie in the middle; ventricles, sulci and vessels at the ends, dark or bright, in any sequence.
@@ -176,50 +164,9 @@ def keep_off_map(intensity: torch.Tensor, host: torch.Tensor, spacing: Sequence[
     step = max(1, intensity.numel() // 4096)  # a sample is enough, and far cheaper than all voxels
     sample = intensity.reshape(-1)[::step][host.reshape(-1)[::step]].sort().values
     if len(sample) < 8:
-        return None
+        return torch.zeros_like(intensity)
     middle = float(sample[len(sample) // 2])
     spread = float(sample[int(0.84 * (len(sample) - 1))] - sample[int(0.16 * (len(sample) - 1))]) / 2
     smooth, steps = coarsely_smoothed(intensity, [min(2.5, 2.5 / mm) for mm in spacing])
-    return KeepOff((smooth - middle).abs_().div_(max(spread, 1e-6)).sub_(1.2).clamp_(0, 3), steps)
-
-
-@dataclass(frozen=True)
-class Nested:
-    """A part nested in a lesion: field = level + amplitude * noise - surface, at most the field of the part around it."""
-
-    lattice: torch.Tensor
-    amplitude: float
-    surface: float
-
-
-def nested_fields(
-    parts: Sequence[Nested], level: torch.Tensor, shape: Sequence[int], rows: slice
-) -> list[torch.Tensor]:
-    """The fields (mm, positive inside) of the parts in `rows` of a box of `shape`, from the level in these rows."""
-    fields: list[torch.Tensor] = []
-    for part in parts:
-        field = torch.add(level, resize(part.lattice, shape, rows), alpha=part.amplitude).sub_(part.surface)
-        fields.append(torch.minimum(field, fields[-1] if fields else level))
-    return fields
-
-
-def nest(
-    level: torch.Tensor,
-    mask: torch.Tensor,
-    parts: Sequence[tuple[float, float, int]],
-    radius_mm: float,
-    spacing: Sequence[float],
-) -> list[Nested]:
-    """Place parts (share of the part around, roughness in mean radii, seed) so that each encloses its share."""
-    placed: list[Nested] = []
-    around, shape = mask, level.shape
-    for share, roughness, seed in parts:
-        lattice = noise_lattice(shape, spacing, max(0.8 * radius_mm, 1e-3), 3, torch.Generator().manual_seed(seed))
-        part = Nested(lattice, roughness * radius_mm, 0.0)
-        field = torch.empty(shape)
-        for rows in slabs(shape):
-            field[rows] = nested_fields([*placed, part], level[rows], shape, rows)[-1]
-        surface, _ = enclose(field, around, share * float(around.sum()), 1.0)
-        placed.append(Nested(lattice, part.amplitude, surface))
-        around = around & (field > surface)
-    return placed
+    off = (smooth - middle).abs_().div_(max(spread, 1e-6)).sub_(1.2).clamp_(0, 3)
+    return refined(off, intensity.shape, steps)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from nnunet_synthtumour.appearance import LABEL_FROM, Edge, Tissue, paper_shifted, paper_training, push_away
+from nnunet_synthtumour.appearance import LABEL_FROM, Tissue, paper_shifted, paper_training, push_away, soft_edge
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.smoothing import gaussian, resize, smoothed
@@ -38,9 +38,9 @@ def test_wide_smoothing_on_a_coarse_grid_is_close_to_exact() -> None:
 
 
 def test_smoothing_over_the_host_does_not_see_the_outside() -> None:
-    host = _ball()
-    u = torch.where(host, 3.0, -50.0)
-    assert torch.allclose(smoothed(u, [3.0] * 3, host)[host], torch.tensor(3.0), atol=1e-2)
+    host = _ball().float()
+    u = torch.where(host > 0, 3.0, -50.0)
+    assert torch.allclose(smoothed(u, [3.0] * 3, host)[host > 0], torch.tensor(3.0), atol=1e-2)
 
 
 def test_resize_is_torchs() -> None:
@@ -54,15 +54,14 @@ def test_the_papers_training_model_is_its_formula() -> None:
     smooth = smoothed(u, [5.0] * 3)
     m = ndimage.gaussian_filter(mask.numpy().astype(float), 1, truncate=8)
     tissue = ndimage.gaussian_filter(u.numpy().astype(float), 5, truncate=8)
-    ours = gaussian(mask.float(), [1.0] * 3)
-    grown, label = paper_training(u, smooth, ours, t), ours > LABEL_FROM
+    grown, label = paper_training(u, smooth, mask, t)
     expected = u.numpy() * (1 - m) + t * tissue * m
     inside = (slice(16, -16),) * 3
     assert np.abs(grown.numpy() - expected)[inside].max() < 0.03 * t * float(
         u.std()
     )  # G5 is computed on a third of the grid
     assert (label.numpy() == (m > LABEL_FROM)).mean() > 0.9999
-    brighter = paper_training(u, smooth, ours, t, gaussian(_ball(64, 4.0).float(), [1.0] * 3), 1.2)
+    brighter, _ = paper_training(u, smooth, mask, t, _ball(64, 4.0), 1.2)
     assert float((brighter / grown)[32, 32, 32]) == pytest.approx(1.2, rel=0.02)
 
 
@@ -138,12 +137,8 @@ def test_without_the_raw_zero_contrast_is_in_deviations_of_the_host() -> None:
 
 def test_the_edge_is_where_it_says_and_as_soft_as_it_says() -> None:
     level = torch.linspace(-10, 10, 81).reshape(81, 1).expand(81, 5).contiguous()
-    hard, soft = (
-        Edge(Tissue(softness_mm=width, softness_spread=0.0), level.shape, (1.0, 1.0)).opacities([level], slice(0, 81))[
-            0
-        ]
-        for width in (0.5, 6.0)
-    )
+    hard = soft_edge(level, Tissue(softness_mm=0.5, softness_spread=0.0), (1.0, 1.0))
+    soft = soft_edge(level, Tissue(softness_mm=6.0, softness_spread=0.0), (1.0, 1.0))
     for edge in (hard, soft):
         assert float(edge[40, 0]) == pytest.approx(0.4)
         assert (edge.diff(dim=0) >= 0).all()
@@ -153,10 +148,7 @@ def test_the_edge_is_where_it_says_and_as_soft_as_it_says() -> None:
 def test_mass_effect_pushes_outward_and_leaves_the_faces_of_the_box() -> None:
     x = torch.arange(41.0) - 20
     distance = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None] ** 2)
-    image = distance[None].clone()
-    everywhere = torch.ones_like(distance, dtype=torch.bool)
-    push_away(image, everywhere, 8.0 - distance, 8.0, 0.25, (20.0, 20.0, 20.0), (1.0, 1.0, 1.0))
-    pushed = image[0]
+    pushed = push_away(distance[None], 8.0 - distance, 8.0, 0.25, (20.0, 20.0, 20.0), (1.0, 1.0, 1.0))[0]
     shell = (distance > 7) & (distance < 9)
     assert float((distance - pushed)[shell].mean()) == pytest.approx(
         2.0, abs=0.4

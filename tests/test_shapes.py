@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_synthtumour.growing import place_in_host
 from nnunet_synthtumour.shapes import Body, enclose, half_axes, keep_off_map, random_rotation
-from nnunet_synthtumour.smoothing import refined
+from nnunet_synthtumour.synthesis import shape_in_host
 
 IGNORE = 7
 
@@ -22,11 +21,11 @@ def _body(centre: tuple[float, ...], volume_ml: float, seed: int = 0, **changes:
 
 
 def _grow(body: Body, seg: torch.Tensor, spacing: tuple[float, ...]) -> tuple[torch.Tensor, float]:
-    place = place_in_host(body, torch.zeros(seg.shape), seg, IGNORE, spacing)
-    assert place is not None
+    found = shape_in_host(body, torch.zeros(seg.shape), seg, IGNORE, spacing)
+    assert found is not None
+    box, level, host = found
     mask = torch.zeros(seg.shape, dtype=torch.bool)
-    mask[place.box] = (place.level > 0) & place.host
-    assert place.reached == (body.size < float((seg == IGNORE).sum()) * float(np.prod(spacing)))
+    mask[box] = (level > 0) & host
     return mask, float(mask.sum()) * float(np.prod(spacing))
 
 
@@ -103,10 +102,11 @@ def test_fluid_is_kept_off() -> None:
     inside = {}
     for hug in (0.0, 0.5):
         body = _body((30.0, 30.0, 30.0), 20.0, roughness=0.1, hug_tissue=hug)
-        place = place_in_host(body, image, seg, IGNORE, (1.0, 1.0, 1.0))
-        assert place is not None
+        found = shape_in_host(body, image, seg, IGNORE, (1.0, 1.0, 1.0))
+        assert found is not None
+        box, level, _ = found
         mask = torch.zeros(image.shape, dtype=torch.bool)
-        mask[place.box] = place.level > 0
+        mask[box] = level > 0
         inside[hug] = int(mask[:, 35:39].sum())
     assert inside[0.5] < 0.1 * inside[0.0]
 
@@ -114,9 +114,7 @@ def test_fluid_is_kept_off() -> None:
 def test_keep_off_map_is_small_in_tissue_and_large_in_fluid() -> None:
     image = torch.ones(20, 20, 20) + 0.1 * torch.randn(20, 20, 20, generator=torch.Generator().manual_seed(0))
     image[:, :2] = 9.0
-    found = keep_off_map(image, torch.ones(20, 20, 20, dtype=torch.bool), (1.0, 1.0, 1.0))
-    assert found is not None
-    off = refined(found.coarse, found.steps, image.shape)
+    off = keep_off_map(image, torch.ones(20, 20, 20, dtype=torch.bool), (1.0, 1.0, 1.0))
     assert float(off[:, 12:].mean()) < 0.2
     assert float(off[:, 0].min()) > 2
 
