@@ -20,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 
+from nnunet_synthtumour.growth import Scene, grow_lesion
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.synthesis import GrowLesion
 
@@ -50,15 +51,15 @@ def transform(
 def timed(grow: GrowLesion, sample: dict[str, Any], repeats: int) -> np.ndarray:
     """Milliseconds per lesion: drawing it and growing it, without the pass over the patch that follows all lesions."""
     times = []
-    zeros = [-3.0] * sample["image"].shape[0]
     image = sample["image"].clone()
     for i in range(repeats + 3):
         np.random.seed(i)
         seg = sample["segmentation"].clone()
         start = time.perf_counter()
         drawn = grow.get_parameters(image=image, segmentation=seg)["lesions"]
+        scene = Scene.of(image, seg[0], IGNORE, grow.spacing, sample["normalisation"])
         for lesion in drawn.lesions:
-            grow.grow_one(image, seg[0], lesion, zeros, None)
+            grow_lesion(scene, lesion, grow.labels)
         times.append(1000 * (time.perf_counter() - start))
         image.copy_(sample["image"])
     return np.array(times[3:])
@@ -113,8 +114,6 @@ def peak_extra_mb(preset: str, side: int) -> tuple[float, float]:
 
 
 def _measure_peak(preset: str, side: int, queue: Any) -> None:
-    from nnunet_synthtumour.shapes import box_of
-
     small = patch(48, 1)
     timed(transform(preset, 48, 1, (1, 1)), small, 2)  # what is loaded or cached on first use is not the lesion's
     sample = patch(side, 1)
@@ -123,10 +122,11 @@ def _measure_peak(preset: str, side: int, queue: Any) -> None:
     lesion = grow.get_parameters(**sample)["lesions"].lesions[0]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here (Linux)
     before = _kb("VmRSS")
-    grow.grow_one(sample["image"], sample["segmentation"][0], lesion, [-3.0], None)
+    scene = Scene.of(sample["image"], sample["segmentation"][0], IGNORE, grow.spacing, sample["normalisation"])
+    shape = grow_lesion(scene, lesion, grow.labels)
     peak = (_kb("VmHWM") - before) / 1024
-    box = box_of(lesion.body, (side,) * 3, (1.0,) * 3, 1.35)
-    queue.put((peak, float(np.prod([s.stop - s.start for s in box])) * 4 / 2**20))
+    assert shape is not None
+    queue.put((peak, shape.level.numel() * 4 / 2**20))
 
 
 def _kb(what: str) -> int:

@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
+from nnunet_synthtumour.lattice import Lattice
 from nnunet_synthtumour.noise import coherent_noise
-from nnunet_synthtumour.smoothing import gaussian, resize, smoothed
+from nnunet_synthtumour.smoothing import block_sigma, gaussian
 
 LABEL_FROM = 0.1
 PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0  # voxels, as in the reference
 EDGE_AT_SURFACE = 0.4
+WIDEST = 1.0  # deviations of the edge's width that are let through
+PART_SOFTNESS = 0.5  # width of the edge of a nested part, in widths of the lesion's
+SPECK_MM, SPECK_RARITY = 4.0, 1.6
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,28 @@ class ChannelContrast:
 
     factor: float = 1.0
     hu: float | None = None
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """The drawn appearance of a lesion, beside its contrast."""
+
+    smoothing_mm: float = 3.0
+    texture_kept: float = 0.2
+    homogeneity: float = 0.5
+    texture: float = 0.05
+    texture_mm: float = 6.0
+    softness_mm: float = 1.5
+    softness_spread: float = 0.5
+    halo: float = 0.0
+    halo_share: float = 0.4
+    speck_factor: float = 1.0
+    seed: int = 0
+
+    @property
+    def reach_mm(self) -> float:
+        """How far beyond its surface a lesion can be seen."""
+        return EDGE_AT_SURFACE * self.softness_mm * math.exp(WIDEST * self.softness_spread)
 
 
 def paper_training(
@@ -49,107 +74,119 @@ def paper_training(
     return torch.lerp(u, grown, m), m > LABEL_FROM
 
 
-def paper_shifted(u: torch.Tensor, mask: torch.Tensor, factor: float) -> torch.Tensor:
-    """The reference's validation model: t u inside of the hard mask; nothing is smoothed, texture is kept."""
-    return torch.where(mask, u * factor, u)
+def paper_shifted(u: torch.Tensor, mask: torch.Tensor, contrast: ChannelContrast, unit: float = 1.0) -> torch.Tensor:
+    """The reference's validation model: t u inside of the hard mask; nothing is smoothed, texture is kept.
+
+    For CT, u + HU / `unit` in its place, `unit` being the HU that make 1 in u.
+    """
+    return torch.where(mask, u * contrast.factor if contrast.hu is None else u + contrast.hu / unit, u)
 
 
 @dataclass(frozen=True)
-class Tissue:
-    """The drawn appearance of a lesion, beside its contrast."""
+class Layers:
+    """What the channels of a lesion share, on the blocks of its box."""
 
-    smoothing_mm: float = 3.0
-    texture_kept: float = 0.2
-    homogeneity: float = 0.5
-    texture: float = 0.05
-    texture_mm: float = 6.0
-    softness_mm: float = 1.5
-    softness_spread: float = 0.5
-    halo: float = 0.0
-    halo_share: float = 0.4
-    speck_factor: float = 1.0
-    seed: int = 0
+    host: torch.Tensor  # share of each block that is host
+    smooth_host: torch.Tensor  # the same after the smoothing of `Tissue`
+    halo: torch.Tensor | None  # 0 at the surface, 1 where the halo ends
+    parts: list[torch.Tensor]  # opacity of the nested parts, outermost first
+    texture: torch.Tensor | None  # factor
 
 
-def soft_edge(level: torch.Tensor, tissue: Tissue, spacing: Sequence[float]) -> torch.Tensor:
-    """Opacity in [0, 1]: `EDGE_AT_SURFACE` on the surface, a ramp of a width (mm) that varies around it.
+def edge_of(level: torch.Tensor, tissue: Tissue, spacing: Sequence[float], part: int | None = None) -> torch.Tensor:
+    """Opacity before it is clamped to [0, 1]: `EDGE_AT_SURFACE` on the surface, a ramp whose width (mm) varies around it.
 
-    A label at level 0 then lies where the lesion becomes visible, whatever the softness.
+    A label at level 0 then lies where the lesion becomes visible, whatever the softness. Works on blocks, too: clamp
+    after interpolating. Nested parts (`part` counts them) have sharper edges.
     """
-    width: torch.Tensor | float = max(tissue.softness_mm, 0.25 * min(spacing))
+    softness = tissue.softness_mm * (1 if part is None else PART_SOFTNESS)
+    width: torch.Tensor | float = max(softness, 0.25 * min(spacing))
     if tissue.softness_spread > 0:
-        generator = torch.Generator().manual_seed(tissue.seed + 1)
-        lattice = [max(2, math.ceil(n * mm / 20.0) + 1) for n, mm in zip(level.shape, spacing, strict=True)]
-        noise = torch.randn(lattice, generator=generator).mul_(tissue.softness_spread)
-        width = resize(noise.exp_().mul_(width), level.shape)
-    return (level / width).add_(EDGE_AT_SURFACE).clamp_(0, 1)
+        generator = torch.Generator().manual_seed(tissue.seed + 1 + (0 if part is None else 2 + part))
+        noise = coherent_noise(level.shape, spacing, 20.0, 1, generator)
+        width = noise.clamp_(-WIDEST, WIDEST).mul_(tissue.softness_spread).exp_().mul_(width)
+    return (level / width).add_(EDGE_AT_SURFACE)
 
 
-def tissue_factor(opacity: torch.Tensor, depth: torch.Tensor, radius_mm: float, parts: Sequence[tuple[torch.Tensor, float]],
-                  whole: float, tissue: Tissue, spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
-    """The factor by which the tissue under the lesion is multiplied, voxel by voxel.
-
-    `parts` are (opacity, factor) of the nested parts, outermost first; `depth` is the level (mm). A halo is an outer
-    zone of dimmer contrast that belongs to the lesion; texture and specks vary the factor inside.
-    """
+def layers_of(
+    level: torch.Tensor,
+    parts: Sequence[torch.Tensor],
+    host: torch.Tensor,
+    lattice: Lattice,
+    tissue: Tissue,
+    radius_mm: float,
+    spacing: Sequence[float],
+) -> Layers:
+    """Everything that the channels share. `level` and `parts` are levels (mm) on blocks, `host` (float) on voxels."""
+    mm = lattice.spacing(spacing)
     generator = torch.Generator().manual_seed(tissue.seed)
-    factor = torch.full_like(opacity, whole)
-    if tissue.halo < 1 and tissue.halo > 0:
-        dim = 1 + (whole - 1) * tissue.halo
-        inside = (depth / max(tissue.halo_share * radius_mm, 1e-3)).clamp_(0, 1)
-        factor = inside.mul_(whole - dim).add_(dim)
-    for part_opacity, part_factor in parts:
-        factor = torch.lerp(factor, torch.full_like(factor, part_factor), part_opacity)
+    on_blocks = lattice.mean(host)
+    halo = (level / max(tissue.halo_share * radius_mm, 1e-3)).clamp_(0, 1) if 0 < tissue.halo < 1 else None
+    texture = None
     if tissue.texture > 0:
-        noise = coherent_noise(opacity.shape, spacing, tissue.texture_mm, 2, generator)
-        factor.mul_(noise.mul_(tissue.texture).add_(1).clamp_min_(0.05))
+        texture = coherent_noise(level.shape, mm, tissue.texture_mm, 2, generator)
+        texture.mul_(tissue.texture).add_(1).clamp_min_(0.05)
     if tissue.speck_factor != 1:
-        noise = coherent_noise(opacity.shape, spacing, 4.0, 1, generator)
-        factor.mul_(noise.sub_(1.6).clamp_(0, 0.4).mul_(2.5 * (tissue.speck_factor - 1)).add_(1))
-    return factor
+        specks = coherent_noise(level.shape, mm, SPECK_MM, 1, generator).sub_(SPECK_RARITY).clamp_(0, 0.4)
+        specks.mul_(2.5 * (tissue.speck_factor - 1)).add_(1)
+        texture = specks if texture is None else texture.mul_(specks)
+    return Layers(
+        host=on_blocks,
+        smooth_host=gaussian(on_blocks, _sigma(tissue, lattice, spacing)).clamp_min(1e-3),
+        halo=halo,
+        parts=[edge_of(part, tissue, mm, i).clamp_(0, 1) for i, part in enumerate(parts)],
+        texture=texture,
+    )
 
 
-def tissue_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, factor: torch.Tensor, tissue: Tissue,
-                 spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
-    """(1 - m) u + m f b, with b between the smoothed tissue (homogeneity 0) and one level, the host's mean (1).
+def tissue_model(
+    u: torch.Tensor,
+    opacity: torch.Tensor,
+    host: torch.Tensor,
+    contrasts: Sequence[ChannelContrast],
+    layers: Layers,
+    lattice: Lattice,
+    tissue: Tissue,
+    spacing: Sequence[float],
+    unit: float = 1.0,
+) -> torch.Tensor:
+    """What is to be added to u: m (f b - u), with b between the smoothed tissue and one level, the host's mean.
 
-    b keeps `texture_kept` of the tissue's own texture. `host` (float) keeps what lies outside out of the means.
+    m is the opacity, f the factor of the contrast (for CT: added / `unit`), b = s + k (u - s) + h (mean - s) with s the
+    tissue smoothed over the host, k the texture that is kept and h the homogeneity. `contrasts` are of the lesion and its
+    nested parts. f and b are computed on blocks, as f k u + f ((1 - k - h) s + h mean), and interpolated.
     """
-    filled = float(host.sum())
-    local = smoothed(u, [tissue.smoothing_mm / mm for mm in spacing], host if filled < host.numel() else None)
-    level = float(torch.dot(u.reshape(-1), host.reshape(-1))) / max(filled, 1.0)
-    # local + kept (u - local) + homogeneity (level - local), with few passes over the box
-    base = local.mul_(1 - tissue.texture_kept - tissue.homogeneity).add_(u, alpha=tissue.texture_kept)
-    return torch.lerp(u, base.add_(tissue.homogeneity * level).mul_(factor), opacity)
+    kept, alike = tissue.texture_kept, tissue.homogeneity
+    masked = lattice.mean(u * host)
+    level = float(masked.sum() / layers.host.sum().clamp_min(1e-6))
+    base = gaussian(masked, _sigma(tissue, lattice, spacing)).div_(layers.smooth_host)
+    base.mul_(1 - kept - alike).add_(alike * level)
+    in_hu = contrasts[0].hu is not None
+    values = [(c.hu or 0.0) / unit if in_hu else c.factor for c in contrasts]
+    f = _blended(values, neutral=0.0 if in_hu else 1.0, layers=layers, halo=tissue.halo)
+    if in_hu:
+        base.add_(f)
+        change = u.mul_(kept - 1)
+    else:
+        if layers.texture is not None:
+            f.mul_(layers.texture)
+        base.mul_(f)
+        change = u.mul_(lattice.to_voxels(f.mul_(kept)).sub(1)) if kept > 0 else u.neg_()
+    return change.add_(lattice.to_voxels(base)).mul_(opacity)
 
 
-def additive_model(u: torch.Tensor, host: torch.Tensor, opacity: torch.Tensor, added: torch.Tensor, tissue: Tissue,
-                   spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
-    """(1 - m) u + m (b + a): as `tissue_model`, with a contrast that adds, in units of u (CT)."""
-    return tissue_model(u, host, opacity, torch.ones_like(opacity), tissue, spacing).add_(opacity * added)
+def _blended(values: Sequence[float], neutral: float, layers: Layers, halo: float) -> torch.Tensor:
+    """The contrast on blocks: dimmer in the halo, then each nested part over what is around it."""
+    whole = values[0]
+    if layers.halo is None:
+        f = torch.full_like(layers.host, whole)
+    else:
+        dim = neutral + (whole - neutral) * halo
+        f = layers.halo * (whole - dim) + dim
+    for opacity, value in zip(layers.parts, values[1:], strict=True):
+        f.add_(opacity * (value - f))
+    return f
 
 
-def push_away(image: torch.Tensor, level: torch.Tensor, radius_mm: float, share: float, centre: Sequence[float],
-              spacing: Sequence[float]) -> torch.Tensor:  # fmt: skip
-    """Healthy tissue (C, X, Y[, Z]) of the box pushed outward, most at the lesion's surface, not at all at the box's faces.
-
-    I'(x) = I(x - d(x)), d radial from `centre` (voxels of the box), |d| = share r exp(-(level / (0.6 r))^2).
-    """
-    shape = level.shape
-    dims = len(shape)
-    amount = torch.exp(-((level / (0.6 * radius_mm)) ** 2)).mul_(share * radius_mm)
-    x = [((torch.arange(n, dtype=torch.float32) - c) * mm).reshape([-1 if d == i else 1 for d in range(dims)])
-         for i, (n, c, mm) in enumerate(zip(shape, centre, spacing, strict=True))]  # fmt: skip
-    square: torch.Tensor | float = 0.0
-    for i, n in enumerate(shape):
-        square = square + x[i] ** 2
-        at = torch.arange(n, dtype=torch.float32)
-        taper = (torch.minimum(at, n - 1 - at) / max(1.0, 0.15 * n)).clamp_(0, 1)
-        amount.mul_(taper.reshape([-1 if d == i else 1 for d in range(dims)]))
-    assert isinstance(square, torch.Tensor)
-    amount.div_(square.sqrt_().clamp_min_(1e-3))
-    grid = torch.stack([
-        (x[i] / spacing[i] + centre[i] - amount * x[i] / spacing[i]) * (2 / max(1, shape[i] - 1)) - 1
-        for i in reversed(range(dims))
-    ], -1)  # fmt: skip
-    return F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+def _sigma(tissue: Tissue, lattice: Lattice, spacing: Sequence[float]) -> list[float]:
+    return block_sigma([tissue.smoothing_mm / mm for mm in spacing], lattice.steps)

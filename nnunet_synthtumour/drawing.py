@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 
 from nnunet_synthtumour.appearance import ChannelContrast, Tissue
-from nnunet_synthtumour.lesion_model import ContrastModel, LesionModel, ShapeModel
+from nnunet_synthtumour.lesion_model import ContrastModel, DistractorModel, LesionModel, ShapeModel
 from nnunet_synthtumour.schema import parse, to_json
 from nnunet_synthtumour.shapes import Body, half_axes, random_rotation
 
 
 @dataclass(frozen=True)
 class Part:
-    """A drawn nested part: its share of the volume of what is around it, its surface, its contrast per channel."""
+    """A drawn nested part: its share of the volume of what is around it, its surface, its contrast per channel.
+
+    `offset` is how fast it grows along each axis beyond the other side, mm per mm: 0 is concentric.
+    """
 
     name: str
     share: float
     roughness: float
+    offset: tuple[float, ...]
     contrast: tuple[ChannelContrast, ...]
     seed: int
 
@@ -40,8 +44,10 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Distractor:
-    """A drawn thing along the border of the host that is no lesion."""
+    """A drawn thing that is no lesion: `rim` (along the border of the host, inside), `leftover` (outside of it), `cap`
+    (along fluid), `spot` (a small bright ball), `shading` (a wide, smooth brightening)."""
 
+    kind: str
     centre: tuple[float, ...]
     radius_mm: float
     depth_mm: float
@@ -83,6 +89,14 @@ def draw_volume_ml(model: ShapeModel) -> float:
     if model.volume_law == "log":
         return float(np.exp(uniform((np.log(low), np.log(high)))))
     return uniform((low, high))
+
+
+def draw_preference(model: ShapeModel) -> str:
+    """Where the centre is sought: in calm tissue, next to fluid, or anywhere in the host (`""`)."""
+    drawn = np.random.uniform()
+    if drawn < model.tissue_centred:
+        return "tissue"
+    return "fluid" if drawn < model.tissue_centred + model.fluid_centred else ""
 
 
 def draw_body(model: ShapeModel, centre: Sequence[float], volume_ml: float) -> Body:
@@ -133,7 +147,10 @@ def draw_lesion(model: LesionModel, channels: Sequence[str], centre: Sequence[fl
     parts = []
     for name, inner in model.parts.items():
         contrast = draw_contrast([model.contrast_of(name, channel) for channel in channels])
-        part = Part(name, uniform(inner.share), uniform(inner.roughness), contrast, draw_seed())
+        offset = draw_direction(len(centre)) * uniform(inner.eccentricity)
+        part = Part(
+            name, uniform(inner.share), uniform(inner.roughness), tuple(map(float, offset)), contrast, draw_seed()
+        )
         if not chance(inner.probability):
             break  # what lies inside of a part that is absent is absent too
         parts.append(part)
@@ -145,6 +162,11 @@ def draw_lesion(model: LesionModel, channels: Sequence[str], centre: Sequence[fl
         tissue=draw_tissue(model),
         mass_effect=uniform(model.appearance.mass_effect_share) if chance(model.appearance.mass_effect) else 0.0,
     )
+
+
+def draw_direction(dims: int) -> np.ndarray:
+    direction = np.random.normal(size=dims)
+    return direction / max(1e-9, float(np.linalg.norm(direction)))
 
 
 def draw_count(interval: tuple[int, int]) -> int:
@@ -160,25 +182,25 @@ def draw_satellites(
     found = []
     volume = main.body.size / 1000 if len(spacing) == 3 else (main.body.size / np.pi) ** 1.5 * 4 / 3 * np.pi / 1000
     for _ in range(draw_count((1, 3))):
-        direction = np.random.normal(size=len(spacing))
-        direction /= max(1e-9, float(np.linalg.norm(direction)))
         away = main.body.radius_mm * uniform((1.1, 2.0))
-        centre = np.array(main.body.centre) + direction * away / np.array(spacing)
+        centre = np.array(main.body.centre) + draw_direction(len(spacing)) * away / np.array(spacing)
         found.append(draw_lesion(model, channels, centre, float(volume) * uniform((0.01, 0.1))))
     return found
 
 
-def draw_distractors(model: LesionModel, n_channels: int, centres: Sequence[Sequence[float]]) -> tuple[Distractor, ...]:
-    of = model.distractors
-    return tuple(
-        Distractor(
-            centre=tuple(float(c) for c in centre),
-            radius_mm=uniform(of.radius_mm),
-            depth_mm=uniform(of.depth_mm),
-            factor=tuple(uniform(of.factor) for _ in range(n_channels)),
-            seed=draw_seed(),
-        )
-        for centre in centres
+def draw_distractor_kind(of: DistractorModel) -> str:
+    kinds, weights = list(of.kinds), np.array(list(of.kinds.values()))
+    return str(np.random.choice(kinds, p=weights / weights.sum()))
+
+
+def draw_distractor(of: DistractorModel, kind: str, n_channels: int, centre: Sequence[float]) -> Distractor:
+    return Distractor(
+        kind=kind,
+        centre=tuple(float(c) for c in centre),
+        radius_mm=uniform(of.radius_mm),
+        depth_mm=uniform(of.depth_mm),
+        factor=tuple(uniform(of.factor) for _ in range(n_channels)),
+        seed=draw_seed(),
     )
 
 

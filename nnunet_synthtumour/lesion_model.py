@@ -14,6 +14,7 @@ from typing import Any
 from nnunet_synthtumour.schema import Range, SettingsError, merge, parse, setting
 
 FOLDER = Path(__file__).parent / "presets"
+DISTRACTOR_KINDS = ("rim", "leftover", "cap", "spot", "shading")
 CHANCE: dict[str, Any] = {"low": 0.0, "high": 1.0}
 
 
@@ -32,8 +33,12 @@ class ShapeModel:
     wavelength: Range = setting((0.6, 1.2), low=0.05, doc="of the coarsest surface noise, in mean radii")
     octaves: int = setting(4, low=1, high=8, doc="octaves of the surface noise")
     hug_tissue: Range = setting(
-        (0.0, 0.0), low=0.0, doc="how far the surface keeps off fluid and extremes, in mean radii"
+        (0.0, 0.0), low=0.0, doc="how much harder it spreads in cortex and across fluid; 0: no difference"
     )
+    tissue_centred: float = setting(
+        0.0, **CHANCE, doc="chance that the centre is sought in the middle of tissue, not anywhere in the host"
+    )
+    fluid_centred: float = setting(0.0, **CHANCE, doc="chance that it is sought in tissue next to ventricles or sulci")
     satellites: float = setting(0.0, **CHANCE, doc="chance of one to three smaller lesions around")
 
 
@@ -44,6 +49,9 @@ class InnerModel:
     probability: float = setting(0.0, **CHANCE, doc="chance that a lesion has this part")
     share: Range = setting((0.05, 0.5), low=0.0, high=0.98, doc="share of the volume of the part around it")
     roughness: Range = setting((0.1, 0.3), low=0.0, high=2.0, doc="deviation of its surface, in mean radii")
+    eccentricity: Range = setting(
+        (0.0, 0.5), low=0.0, high=2.0, doc="0: concentric, 1: at the rim of what is around it"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,27 @@ class AppearanceModel:
 
 @dataclass(frozen=True)
 class DistractorModel:
-    """Bright or dark things in healthy tissue that are no lesion and carry no label: leftovers of skull-stripping, bright
-    cortex, rims and caps."""
+    """Bright or dark things in healthy tissue, or next to it, that are no lesion and carry no label."""
 
     probability: float = setting(0.0, **CHANCE, doc="chance per patch")
     count: tuple[int, int] = setting((1, 3), low=1, doc="how many")
+    kinds: dict[str, float] = setting(
+        factory=lambda: {"rim": 1.0, "leftover": 1.0, "cap": 1.0, "spot": 1.0, "shading": 1.0},
+        low=0.0,
+        doc="how often, relative to the others: rim (along the host's border), leftover (outside of it: scalp, eyes), "
+        "cap (along fluid), spot (a small ball), shading (a wide brightening)",
+    )
     factor: Range = setting((1.2, 2.2), low=0.0, doc="of the raw intensity")
     radius_mm: Range = setting((4.0, 25.0), low=0.5, doc="extent along the border")
-    depth_mm: Range = setting((2.0, 5.0), low=0.5, doc="extent into the host")
+    depth_mm: Range = setting((1.5, 4.0), low=0.5, doc="extent across it; radius of a spot")
+
+    def __post_init__(self) -> None:
+        unknown = set(self.kinds) - set(DISTRACTOR_KINDS)
+        if unknown or not sum(self.kinds.values()):
+            raise ValueError(
+                f"distractors.kinds has {', '.join(sorted(unknown)) or 'no weight above 0'}, but weights of "
+                f"{', '.join(DISTRACTOR_KINDS)} are needed."
+            )
 
 
 @dataclass(frozen=True)

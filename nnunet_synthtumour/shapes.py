@@ -14,10 +14,8 @@ import numpy as np
 import torch
 
 from nnunet_synthtumour.noise import coherent_noise
-from nnunet_synthtumour.smoothing import coarsely_smoothed, refined
 
-BINS = 4096
-SAMPLED = 100_000
+BISECTIONS = 30
 
 
 @dataclass(frozen=True)
@@ -72,42 +70,36 @@ def box_of(body: Body, shape: Sequence[int], spacing: Sequence[float], slack: fl
     return tuple(slice(int(max(0, lo)), int(min(n, hi))) for lo, hi, n in zip(lower, upper, shape, strict=True))
 
 
-def level_field(
-    body: Body, box: tuple[slice, ...], spacing: Sequence[float], keep_off: torch.Tensor | None
-) -> torch.Tensor:
-    """Level (mm) on `box` before its volume is set; `keep_off` >= 0 marks tissue that the body shuns.
+def level_field(body: Body, positions: Sequence[torch.Tensor], spacing: Sequence[float]) -> torch.Tensor:
+    """Level (mm) before its volume is set, at `positions`: voxels of the patch, one tensor per axis, `spacing` mm apart.
 
-    level = r (1 - rho + roughness * noise - hug * keep_off), rho the ellipsoidal radius, r the mean radius.
+    level = r (1 - rho + roughness * noise), rho the ellipsoidal radius, r the mean radius.
     """
     generator = torch.Generator().manual_seed(body.seed)
-    shape = [s.stop - s.start for s in box]
     radius = body.radius_mm
-    level = _ellipsoidal_radius(body, box, spacing).neg_().add_(1)
+    x = _relative_mm(body, positions, spacing)
+    level = _ellipsoidal_radius(body, x).neg_().add_(1)
     if body.family == "wedge":
-        _cut_wedge(level, body, box, spacing)
+        _cut_wedge(level, body, x)
     if body.roughness > 0:
-        noise = coherent_noise(shape, spacing, max(body.wavelength * radius, 1e-3), body.octaves, generator)
+        steps = [float(p[1] - p[0]) * mm if len(p) > 1 else mm for p, mm in zip(positions, spacing, strict=True)]
+        noise = coherent_noise(level.shape, steps, max(body.wavelength * radius, 1e-3), body.octaves, generator)
         level.add_(noise, alpha=body.roughness)
-    if keep_off is not None and body.hug_tissue > 0:
-        level.sub_(keep_off, alpha=body.hug_tissue)
     return level.mul_(radius)
 
 
-def _coordinates(body: Body, box: tuple[slice, ...], spacing: Sequence[float]) -> list[torch.Tensor]:
-    """Position (mm) along each axis relative to the centre, shaped to broadcast over the box."""
-    dims = len(box)
+def _relative_mm(body: Body, positions: Sequence[torch.Tensor], spacing: Sequence[float]) -> list[torch.Tensor]:
+    """Position (mm) along each axis relative to the centre, shaped to broadcast over the grid."""
+    dims = len(positions)
     return [
-        ((torch.arange(s.start, s.stop, dtype=torch.float32) - c) * mm).reshape(
-            [-1 if d == i else 1 for d in range(dims)]
-        )
-        for i, (s, c, mm) in enumerate(zip(box, body.centre, spacing, strict=True))
+        ((at - c) * mm).reshape([-1 if d == i else 1 for d in range(dims)])
+        for i, (at, c, mm) in enumerate(zip(positions, body.centre, spacing, strict=True))
     ]
 
 
-def _ellipsoidal_radius(body: Body, box: tuple[slice, ...], spacing: Sequence[float]) -> torch.Tensor:
+def _ellipsoidal_radius(body: Body, x: Sequence[torch.Tensor]) -> torch.Tensor:
     rotation, axes = np.array(body.rotation), np.array(body.half_axes_mm)
     form = (rotation / axes**2) @ rotation.T
-    x = _coordinates(body, box, spacing)
     squared: torch.Tensor | float = 0.0
     for i in range(len(x)):
         # x_i (M_ii x_i + 2 sum_{j > i} M_ij x_j): the inner bracket is small until the last axes join
@@ -119,9 +111,8 @@ def _ellipsoidal_radius(body: Body, box: tuple[slice, ...], spacing: Sequence[fl
     return squared.clamp_(min=0).sqrt_()
 
 
-def _cut_wedge(level: torch.Tensor, body: Body, box: tuple[slice, ...], spacing: Sequence[float]) -> None:
+def _cut_wedge(level: torch.Tensor, body: Body, x: Sequence[torch.Tensor]) -> None:
     """Keep the part of the body within 35 degrees of its long axis, seen from one of its ends: a vessel's territory."""
-    x = _coordinates(body, box, spacing)
     long_axis = np.array(body.rotation)[:, int(np.argmax(body.half_axes_mm))]
     longest = max(body.half_axes_mm)
     along: torch.Tensor | float = longest
@@ -135,38 +126,22 @@ def _cut_wedge(level: torch.Tensor, body: Body, box: tuple[slice, ...], spacing:
 
 
 def enclose(level: torch.Tensor, host: torch.Tensor, size: float, voxel: float) -> tuple[float, bool]:
-    """The level above which `size` (mm^3 or mm^2) of the host lies, and whether the host in the box has that much.
+    """The level above which `size` (mm^3 or mm^2) of the host lies, and whether the host has more than that.
+    At least one voxel is taken.
 
-    From a histogram of the levels in the host: linear in a bin, so exact to a fraction of a bin. Of large boxes a part of
-    the voxels, evenly spread, is enough: 100,000 of them put the volume within a fraction of a percent.
+    Found by counting at bisected levels: a count is fifty times as cheap as a sort or a histogram.
     """
-    step = max(1, level.numel() // SAMPLED)
-    if step > 1:  # odd steps do not fall in with the even sides that boxes tend to have
-        level, host, voxel = level.reshape(-1)[:: step | 1], host.reshape(-1)[:: step | 1], voxel * (step | 1)
-    wanted, available = size / voxel, int(host.sum())
+    values = np.where(host.numpy(), level.numpy(), -np.inf)
+    wanted, available = max(1.0, size / voxel), np.count_nonzero(host.numpy())
     low, high = (float(v) for v in torch.aminmax(level))
-    if available <= wanted or high <= low:
-        return low - 1e-3, available > wanted
-    # histc passes over what lies outside of its range; selecting the host's voxels first would cost five times as much
-    counts = torch.histc(torch.where(host, level, low - 1.0), BINS, low, high).numpy()
-    above = np.cumsum(counts[::-1])
-    at = int(np.searchsorted(above, wanted))
-    before = above[at - 1] if at else 0.0
-    fraction = (wanted - before) / max(1.0, float(counts[::-1][at]))
-    return high - (at + fraction) * (high - low) / BINS, True
-
-
-def keep_off_map(intensity: torch.Tensor, host: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
-    """How far a voxel's smoothed intensity lies from the host's middle, beyond one robust deviation, at most 3.
-
-    White and grey matter lie in the middle; ventricles, sulci and vessels at the ends, dark or bright, in any sequence.
-    """
-    step = max(1, intensity.numel() // 4096)  # a sample is enough, and far cheaper than all voxels
-    sample = intensity.reshape(-1)[::step][host.reshape(-1)[::step]].sort().values
-    if len(sample) < 8:
-        return torch.zeros_like(intensity)
-    middle = float(sample[len(sample) // 2])
-    spread = float(sample[int(0.84 * (len(sample) - 1))] - sample[int(0.16 * (len(sample) - 1))]) / 2
-    smooth, steps = coarsely_smoothed(intensity, [min(2.5, 2.5 / mm) for mm in spacing])
-    off = (smooth - middle).abs_().div_(max(spread, 1e-6)).sub_(1.2).clamp_(0, 3)
-    return refined(off, intensity.shape, steps)
+    if available <= wanted:
+        return low - 1e-3, False
+    high += 1e-3
+    low -= 1e-3
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        count = np.count_nonzero(values > middle)
+        low, high = (middle, high) if count > wanted else (low, middle)
+        if abs(count - wanted) <= 1e-3 * wanted:
+            return middle, True
+    return high, True

@@ -17,7 +17,7 @@ def gaussian(field: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
     """Gaussian smoothing of (X, Y[, Z]), sigma in voxels per axis, weights renormalised at the faces."""
     for axis, s in enumerate(sigma):
         if s > 0 and field.shape[axis] > 1:
-            field = _along(field, _gaussian_matrix(field.shape[axis], round(float(s), 4)), axis)
+            field = along_axis(field, _gaussian_matrix(field.shape[axis], round(float(s), 4)), axis)
     return field
 
 
@@ -25,48 +25,42 @@ def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """(X, Y[, Z]) linearly interpolated to `shape`, corners on corners; the narrowest axes first, which is cheapest."""
     for axis in sorted(range(field.ndim), key=lambda a: shape[a] / field.shape[a]):
         if field.shape[axis] != shape[axis]:
-            field = _along(field, _linear_matrix(shape[axis], field.shape[axis], True), axis)
+            field = along_axis(field, _corner_interpolation(shape[axis], field.shape[axis]), axis)
     return field
 
 
-def smoothed(u: torch.Tensor, sigma: Sequence[float], weight: torch.Tensor | None = None) -> torch.Tensor:
-    """Gaussian mean of u, over the voxels of `weight` where one is given; sigma in voxels per axis.
+def smoothed(u: torch.Tensor, sigma: Sequence[float], inside: tuple[slice, ...] | None = None) -> torch.Tensor:
+    """Gaussian mean of u, sigma in voxels per axis; of the voxels `inside` only, where that is given.
 
-    Wide Gaussians are computed on a coarser grid; what that changes lies far below the noise.
+    Wide Gaussians are computed on blocks of up to three voxels; what that changes lies far below the noise.
     """
-    mean, steps = coarsely_smoothed(u if weight is None else u * weight, sigma)
-    if weight is not None:
-        mean = mean / coarsely_smoothed(weight, sigma)[0].clamp_min_(1e-3)
-    return refined(mean, u.shape, steps)
-
-
-def coarsely_smoothed(u: torch.Tensor, sigma: Sequence[float]) -> tuple[torch.Tensor, list[int]]:
-    """The Gaussian mean on a grid of blocks, and their size in voxels per axis: as coarse as sigma allows."""
-    steps = [1 if s < 1.8 else 2 if s < 4.8 else 3 if s < 8 else 4 for s in sigma]
-    # Averaging blocks of k voxels and interpolating between them smooths by itself; the Gaussian makes up the rest.
-    narrower = [
-        math.sqrt(s * s - ((k * k - 1) / 12 + k * k / 6 if k > 1 else 0.0)) / k for s, k in zip(sigma, steps, strict=True)
-    ]
-    return gaussian(_pool(u, steps), narrower), steps
-
-
-def refined(coarse: torch.Tensor, shape: Sequence[int], steps: Sequence[int]) -> torch.Tensor:
-    """Linear interpolation between the middles of blocks of `steps` voxels, back to `shape`."""
+    steps = [max(1, min(3, n, int(s / 1.6))) for s, n in zip(sigma, u.shape, strict=True)]
+    mean = gaussian(_block_means(u, steps), block_sigma(sigma, steps))
     for axis, step in enumerate(steps):
+        part = slice(None) if inside is None else inside[axis]
         if step > 1:
-            coarse = _along(coarse, _linear_matrix(shape[axis], coarse.shape[axis], False, step), axis)
-    return coarse
+            mean = along_axis(mean, block_interpolation(u.shape[axis], mean.shape[axis], step)[part], axis)
+        elif inside is not None:
+            mean = mean[(slice(None),) * axis + (part,)]
+    return mean
 
 
-def _pool(field: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:
-    """Mean over blocks of `steps` voxels; a block that is cut by the face is averaged as it is."""
+def block_sigma(sigma: Sequence[float], steps: Sequence[int]) -> list[float]:
+    """Width in blocks that is left to smooth: averaging blocks of k voxels and interpolating smooths by itself."""
+    return [
+        math.sqrt(max(0.0, s * s - ((k * k - 1) / 12 + k * k / 6 if k > 1 else 0.0))) / k
+        for s, k in zip(sigma, steps, strict=True)
+    ]
+
+
+def _block_means(field: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:
     if max(steps) == 1:
         return field
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[field.ndim]
     return pool(field[None, None], list(steps), list(steps), ceil_mode=True, count_include_pad=False)[0, 0]
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _gaussian_matrix(n: int, sigma: float) -> torch.Tensor:
     """(n, n): row i averages with a Gaussian around i, weights summing to 1."""
     at = torch.arange(n, dtype=torch.float64)
@@ -74,17 +68,26 @@ def _gaussian_matrix(n: int, sigma: float) -> torch.Tensor:
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-@lru_cache(maxsize=1024)
-def _linear_matrix(n_out: int, n_in: int, corners: bool, step: int = 1) -> torch.Tensor:
-    """(n_out, n_in): linear interpolation, corners on corners or, for block means, at the middles of blocks of `step`."""
-    out = torch.arange(n_out, dtype=torch.float64)
-    at = out * ((n_in - 1) / max(1, n_out - 1)) if corners else (out + 0.5) / step - 0.5
+@lru_cache(maxsize=512)
+def _corner_interpolation(n_out: int, n_in: int) -> torch.Tensor:
+    """(n_out, n_in): linear interpolation, corners on corners."""
+    return _interpolation(torch.arange(n_out, dtype=torch.float64) * ((n_in - 1) / max(1, n_out - 1)), n_in)
+
+
+@lru_cache(maxsize=512)
+def block_interpolation(n_out: int, n_in: int, step: int) -> torch.Tensor:
+    """(n_out, n_in): linear interpolation from the middles of blocks of `step` voxels to voxels."""
+    return _interpolation((torch.arange(n_out, dtype=torch.float64) + 0.5) / step - 0.5, n_in)
+
+
+def _interpolation(at: torch.Tensor, n_in: int) -> torch.Tensor:
     at = at.clamp(0, n_in - 1)
     weights = 1 - (at[:, None] - torch.arange(n_in, dtype=torch.float64)[None]).abs()
     return weights.clamp_(min=0).float()
 
 
-def _along(field: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
+def along_axis(field: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
+    """Apply (n_out, n_in) along one axis of (X, Y[, Z])."""
     shape = list(field.shape)
     shape[axis] = matrix.shape[0]
     if axis == field.ndim - 1:  # one large product; as a batch of matrix times vector it would be far slower

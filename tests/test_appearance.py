@@ -3,9 +3,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from nnunet_synthtumour.appearance import LABEL_FROM, Tissue, paper_shifted, paper_training, push_away, soft_edge
+from nnunet_synthtumour.appearance import LABEL_FROM, ChannelContrast, Tissue, edge_of, paper_shifted, paper_training
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.lesion_model import load_model
+from nnunet_synthtumour.local_shape import find_shape
+from nnunet_synthtumour.mass_effect import push_away
+from nnunet_synthtumour.shapes import Body
 from nnunet_synthtumour.smoothing import gaussian, resize, smoothed
 from nnunet_synthtumour.synthesis import GrowLesion
 
@@ -37,10 +40,11 @@ def test_wide_smoothing_on_a_coarse_grid_is_close_to_exact() -> None:
     assert float((smoothed(field, [5.0] * 3) - exact)[12:-12, 12:-12, 12:-12].abs().max()) < 0.01 * 5
 
 
-def test_smoothing_over_the_host_does_not_see_the_outside() -> None:
-    host = _ball().float()
-    u = torch.where(host > 0, 3.0, -50.0)
-    assert torch.allclose(smoothed(u, [3.0] * 3, host)[host > 0], torch.tensor(3.0), atol=1e-2)
+def test_smoothing_a_part_is_the_part_of_the_smoothed() -> None:
+    field = torch.randn(48, 50, 46, generator=torch.Generator().manual_seed(0))
+    part = (slice(10, 31), slice(0, 50), slice(7, 40))
+    for sigma in (1.0, 2.0, 5.0):
+        assert torch.allclose(smoothed(field, [sigma] * 3, part), smoothed(field, [sigma] * 3)[part], atol=1e-5)
 
 
 def test_resize_is_torchs() -> None:
@@ -67,9 +71,11 @@ def test_the_papers_training_model_is_its_formula() -> None:
 
 def test_the_papers_shifted_model_keeps_texture_and_is_hard() -> None:
     u, mask = torch.from_numpy(_raw()[0]).float(), _ball()
-    grown = paper_shifted(u, mask, 1.7)
+    grown = paper_shifted(u, mask, ChannelContrast(1.7))
     assert torch.equal(grown[~mask], u[~mask])
     assert torch.equal(grown[mask], u[mask] * 1.7)
+    in_hu = paper_shifted(u, mask, ChannelContrast(hu=-30.0), unit=20.0)
+    assert torch.equal(in_hu[mask], u[mask] - 1.5)
 
 
 @pytest.mark.parametrize("preset", ["paper", "glioma", "stroke", "ms", "metastases"])
@@ -137,22 +143,39 @@ def test_without_the_raw_zero_contrast_is_in_deviations_of_the_host() -> None:
 
 def test_the_edge_is_where_it_says_and_as_soft_as_it_says() -> None:
     level = torch.linspace(-10, 10, 81).reshape(81, 1).expand(81, 5).contiguous()
-    hard = soft_edge(level, Tissue(softness_mm=0.5, softness_spread=0.0), (1.0, 1.0))
-    soft = soft_edge(level, Tissue(softness_mm=6.0, softness_spread=0.0), (1.0, 1.0))
+    hard, soft = (
+        edge_of(level, Tissue(softness_mm=mm, softness_spread=0.0), (1.0, 1.0)).clamp_(0, 1) for mm in (0.5, 6.0)
+    )
     for edge in (hard, soft):
         assert float(edge[40, 0]) == pytest.approx(0.4)
         assert (edge.diff(dim=0) >= 0).all()
     assert int(((soft > 0) & (soft < 1)).sum()) > 5 * int(((hard > 0) & (hard < 1)).sum())
 
 
-def test_mass_effect_pushes_outward_and_leaves_the_faces_of_the_box() -> None:
-    x = torch.arange(41.0) - 20
+def test_nothing_is_visible_beyond_the_reach_of_the_edge() -> None:
+    level = torch.linspace(-30, 10, 200).reshape(200, 1).expand(200, 50).contiguous()
+    tissue = Tissue(softness_mm=5.0, softness_spread=0.6, seed=4)
+    visible = edge_of(level, tissue, (1.0, 1.0)) > 0
+    assert not visible[level < -tissue.reach_mm].any()
+
+
+def test_mass_effect_pushes_outward_in_the_host_and_leaves_the_faces_of_the_box() -> None:
+    x = torch.arange(80.0) - 40
     distance = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None] ** 2)
-    pushed = push_away(distance[None], 8.0 - distance, 8.0, 0.25, (20.0, 20.0, 20.0), (1.0, 1.0, 1.0))[0]
-    shell = (distance > 7) & (distance < 9)
-    assert float((distance - pushed)[shell].mean()) == pytest.approx(
-        2.0, abs=0.4
-    )  # what is there came from further inside
-    for face in (pushed[0], pushed[-1], pushed[:, 0], pushed[..., -1]):
-        assert torch.isfinite(face).all()
-    assert torch.allclose(pushed[0], distance[0], atol=1e-3)
+    seg = torch.full(distance.shape, IGNORE, dtype=torch.int16)
+    seg[:, :20] = 0
+    identity = tuple(tuple(float(i == j) for j in range(3)) for i in range(3))
+    radius = 15.0
+    size = 4 / 3 * np.pi * radius**3
+    body = Body("body", (40.0,) * 3, identity, (radius,) * 3, size, 0.0, 1.0, 1, 0.0, 0)
+    shape = find_shape(body, distance, seg, IGNORE, (1.0,) * 3, 2.0)
+    assert shape is not None
+    image = distance[None].clone()
+    push_away(image, seg, IGNORE, shape, body, 0.2, (1.0,) * 3)
+    moved = distance - image[0]  # what is there came from further inside
+    shell = (distance > 15) & (distance < 16) & (seg == IGNORE)
+    assert float(moved[shell].mean()) == pytest.approx(3.0, abs=0.5)
+    assert not moved[seg != IGNORE].any()
+    outside = torch.ones(distance.shape, dtype=torch.bool)
+    outside[tuple(slice(s.start + 1, s.stop - 1) for s in shape.wide_box)] = False
+    assert not moved[outside].any()

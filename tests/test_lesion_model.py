@@ -37,6 +37,8 @@ def test_any_field_can_be_overridden_and_mistakes_are_named() -> None:
         SettingsError, match=r"lesion preset glioma.shape.volumeml is not a setting; did you mean 'volume_ml'"
     ):
         load_model("glioma", {"shape": {"volumeml": [1, 2]}})
+    with pytest.raises(SettingsError, match=r"distractors.kinds has eye, but weights of rim, leftover"):
+        load_model("glioma", {"distractors": {"kinds": {"eye": 1}}})
     with pytest.raises(SettingsError, match=r"There is no lesion preset 'gliom'.*glioma"):
         load_model("gliom")
 
@@ -68,7 +70,7 @@ def test_command_lists_and_shows(capsys: pytest.CaptureFixture[str]) -> None:
     assert "metastases" in capsys.readouterr().out
     assert main(["presets", "ms"]) == 0
     shown = capsys.readouterr().out
-    assert "shape.volume_ml = [0.01, 5.0]" in shown
+    assert "shape.volume_ml = [0.008, 1.5]" in shown
     assert "from: " in shown
     assert main(["presets", "ms", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == to_json(load_model("ms"))

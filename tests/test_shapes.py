@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_synthtumour.shapes import Body, enclose, half_axes, keep_off_map, random_rotation
-from nnunet_synthtumour.synthesis import shape_in_host
+from nnunet_synthtumour.infiltration import detour, effort
+from nnunet_synthtumour.local_shape import find_shape
+from nnunet_synthtumour.shapes import Body, enclose, half_axes, random_rotation
 
 IGNORE = 7
 
@@ -21,11 +22,11 @@ def _body(centre: tuple[float, ...], volume_ml: float, seed: int = 0, **changes:
 
 
 def _grow(body: Body, seg: torch.Tensor, spacing: tuple[float, ...]) -> tuple[torch.Tensor, float]:
-    found = shape_in_host(body, torch.zeros(seg.shape), seg, IGNORE, spacing)
+    found = find_shape(body, torch.zeros(seg.shape), seg, IGNORE, spacing, 1.0)
     assert found is not None
-    box, level, host = found
+    assert found.complete == (body.size < int((seg == IGNORE).sum()) * float(np.prod(spacing)))
     mask = torch.zeros(seg.shape, dtype=torch.bool)
-    mask[box] = (level > 0) & host
+    mask[found.box] = found.mask
     return mask, float(mask.sum()) * float(np.prod(spacing))
 
 
@@ -94,29 +95,50 @@ def test_a_wedge_is_narrow_at_one_end() -> None:
     assert (along > middle).mean() > 0.6 or (along < middle).mean() > 0.6
 
 
-def test_fluid_is_kept_off() -> None:
+def _brain() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tissue with a sheet of fluid through the middle, and a host that is all of it."""
     generator = np.random.default_rng(0)
     image = torch.from_numpy(generator.normal(1.0, 0.05, (60, 60, 60)).astype(np.float32))
-    image[:, 34:40] = -2.0  # a ventricle through the middle of where the body wants to be
-    seg = torch.full(image.shape, IGNORE, dtype=torch.int16)
-    inside = {}
-    for hug in (0.0, 0.5):
-        body = _body((30.0, 30.0, 30.0), 20.0, roughness=0.1, hug_tissue=hug)
-        found = shape_in_host(body, image, seg, IGNORE, (1.0, 1.0, 1.0))
+    image[:, 34:40] = -2.0
+    return image, torch.full(image.shape, IGNORE, dtype=torch.int16)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fluid_is_not_crossed_be_it_dark_or_bright(sign: int) -> None:
+    image, seg = _brain()
+    inside, beyond = {}, {}
+    for hug in (0.0, 2.0):
+        body = _body((30.0, 28.0, 30.0), 20.0, roughness=0.1, hug_tissue=hug)
+        found = find_shape(body, sign * image, seg, IGNORE, (1.0, 1.0, 1.0), 1.0)
         assert found is not None
-        box, level, _ = found
         mask = torch.zeros(image.shape, dtype=torch.bool)
-        mask[box] = level > 0
-        inside[hug] = int(mask[:, 35:39].sum())
-    assert inside[0.5] < 0.1 * inside[0.0]
+        mask[found.box] = found.mask
+        assert int(mask.sum()) == pytest.approx(20_000, rel=0.02)
+        inside[hug], beyond[hug] = int(mask[:, 35:39].sum()), int(mask[:, 42:].sum())
+    assert inside[2.0] < 0.1 * inside[0.0]
+    assert beyond[2.0] < 0.1 * beyond[0.0]
 
 
-def test_keep_off_map_is_small_in_tissue_and_large_in_fluid() -> None:
-    image = torch.ones(20, 20, 20) + 0.1 * torch.randn(20, 20, 20, generator=torch.Generator().manual_seed(0))
-    image[:, :2] = 9.0
-    off = keep_off_map(image, torch.ones(20, 20, 20, dtype=torch.bool), (1.0, 1.0, 1.0))
-    assert float(off[:, 12:].mean()) < 0.2
-    assert float(off[:, 0].min()) > 2
+def test_effort_is_small_in_tissue_and_large_in_fluid_and_outside() -> None:
+    image, _ = _brain()
+    host = torch.ones(image.shape, dtype=torch.bool)
+    host[:, 55:] = False
+    per_mm = effort(image, host, (1.0, 1.0, 1.0))
+    assert float(per_mm[:, 8:26].mean()) < 0.05
+    assert float(per_mm[:, 36:38].min()) > 2
+    assert float(per_mm[:, 56:].min()) > 2
+    assert 0.2 < float(per_mm[:, 32].mean()) < 2  # next to fluid, as cortex is
+
+
+def test_a_detour_is_nothing_in_tissue_and_the_way_around_where_there_is_one() -> None:
+    per_mm = torch.zeros(20, 20, 20)
+    assert float(detour(per_mm, (3.0, 9.0, 9.0), (1.0, 1.0, 1.0)).abs().max()) == 0
+    per_mm[10:12] = 5.0
+    across = detour(per_mm, (3.0, 9.0, 9.0), (1.0, 1.0, 1.0))
+    assert float(across[16, 9, 9]) == pytest.approx(10, rel=0.1)
+    assert float(across[5, 2, 17]) == 0
+    per_mm[10:12, 16:] = 0.0  # a gap
+    assert float(detour(per_mm, (3.0, 9.0, 9.0), (1.0, 1.0, 1.0))[16, 9, 9]) == pytest.approx(0, abs=1e-3)
 
 
 @given(

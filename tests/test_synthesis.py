@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from nnunet_synthtumour.drawing import LesionParameters
-from nnunet_synthtumour.lesion_model import available_presets, load_model
+from nnunet_synthtumour.lesion_model import DISTRACTOR_KINDS, available_presets, load_model
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 
 IGNORE = 7
@@ -75,11 +75,34 @@ def test_other_labels_and_the_outside_are_left_alone() -> None:
     assert torch.equal(out["image"][0, outside], sample["image"][0, outside])
 
 
-def test_distractors_change_the_image_and_no_label() -> None:
+@pytest.mark.parametrize("kind", DISTRACTOR_KINDS)
+def test_distractors_change_the_image_and_no_label(kind: str) -> None:
     sample = _sample()
-    out = _transform(probability=0.0, overrides={"distractors": {"probability": 1.0}})(**_copy(sample))
-    assert not torch.equal(out["image"], sample["image"])
-    assert not out["segmentation"].any()
+    inside = torch.zeros(1, 40, 44, 36, dtype=torch.bool)
+    inside[:, 8:32, 8:36, 8:28] = True
+    sample["segmentation"][~inside] = 0
+    sample["image"] = torch.where(inside, sample["image"] * 0.2 + 3, 0.0)
+    kinds = {other: float(other == kind) for other in DISTRACTOR_KINDS}
+    transform = _transform(probability=0.0, overrides={"distractors": {"probability": 1.0, "kinds": kinds}})
+    changed = torch.zeros_like(inside)
+    np.random.seed(0)
+    for _ in range(10):
+        out = transform(**_copy(sample))
+        changed |= out["image"] != sample["image"]
+        assert not out["segmentation"].any()
+        assert torch.isfinite(out["image"]).all()
+    assert changed.any()
+    assert not (changed & (inside if kind == "leftover" else ~inside)).any()
+
+
+def test_shifted_lesions_of_ct_are_visible() -> None:
+    sample = _sample()
+    out = _transform("liver-ct", shifted=True, overrides={"shape": {"volume_ml": [50, 50], "count": [1, 1]}})(
+        **_copy(sample), normalisation=(np.array([60.0]), np.array([20.0]))
+    )
+    lesion = out["segmentation"] == 1
+    assert (out["image"] - sample["image"])[lesion].max() < -0.3
+    assert torch.equal(out["image"][~lesion], sample["image"][~lesion])
 
 
 def test_parts_are_nested_and_whole_alone_is_one_label() -> None:
@@ -177,7 +200,8 @@ def test_any_patch_comes_back_whole(
     sample = _sample(shape, channels, host)
     np.random.seed(seed)
     transform = _transform(preset, len(shape), channels, spacing=spacing, shifted=shifted, region_shape=shape)
-    out = transform(**_copy(sample))
+    drawn = transform.get_parameters(**sample)
+    out = transform.apply(_copy(sample), **drawn)
     image, seg = out["image"], out["segmentation"]
     assert image.shape == sample["image"].shape
     assert image.dtype == torch.float32
@@ -185,6 +209,7 @@ def test_any_patch_comes_back_whole(
     assert torch.isfinite(image).all()
     assert set(seg.unique().tolist()) <= {0, 1, 2, 3}
     assert not (seg[0][~host] > 0).any()
-    assert torch.equal(image[:, ~host], sample["image"][:, ~host])
+    drawn_outside = any(d.kind == "leftover" for d in drawn["lesions"].distractors)
+    assert drawn_outside or torch.equal(image[:, ~host], sample["image"][:, ~host])
     if shifted and host.any() and shape == tuple(min(n, 8) for n in shape):
         assert (seg > 0).any()

@@ -1,0 +1,93 @@
+"""Where things are put in a patch, by probing: a look at a few thousand voxels, whatever the size of the patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from nnunet_synthtumour.infiltration import TissueRange
+
+PROBES = (64, 4000)
+TISSUE_PROBES = 300
+CANDIDATES = 8
+CALM_MM = 4.0
+
+
+class Places:
+    """Draws voxels of the host of one patch; `region_shape` is its middle part, what a later crop keeps."""
+
+    def __init__(
+        self,
+        image: torch.Tensor | None,
+        seg: torch.Tensor,
+        ignore_label: int,
+        spacing: Sequence[float],
+        region_shape: Sequence[int] | None = None,
+    ) -> None:
+        self.intensity = None if image is None else image[0]
+        self.seg, self.ignore_label, self.spacing = seg, ignore_label, spacing
+        self.whole = tuple((0, n) for n in seg.shape)
+        wanted = seg.shape if region_shape is None else region_shape
+        self.region = tuple(
+            (max(0, (n - r) // 2), min(n, max(0, (n - r) // 2) + r)) for n, r in zip(seg.shape, wanted, strict=True)
+        )
+        self._tissue: TissueRange | None = None
+
+    def in_host(self, prefer: str = "", in_region: bool = True) -> tuple[int, ...] | None:
+        """A voxel of the host, None if there is none. Of a few candidates, `prefer` takes the one in the calmest `tissue`,
+        or in tissue that lies next to `fluid` (ventricles, sulci)."""
+        bounds = self.region if in_region else self.whole
+        for probes in PROBES:
+            voxels = self._probe(bounds, probes)
+            if len(voxels):
+                break
+        else:  # a tiny host: look at every voxel
+            voxels = torch.nonzero(self.seg[tuple(slice(*b) for b in bounds)] == self.ignore_label).numpy()
+            if not len(voxels):
+                return None
+            voxels = voxels[np.random.randint(len(voxels), size=CANDIDATES)] + [b[0] for b in bounds]
+        if prefer and self.intensity is not None and len(voxels) > 1:
+            score = self._unrest if prefer == "tissue" else self._away_from_fluid
+            return min((_voxel(v) for v in voxels[:CANDIDATES]), key=score)
+        return _voxel(voxels[0])
+
+    def at_border(self) -> tuple[int, ...] | None:
+        """The last voxel of the host on a way along a random axis; None if there is no host."""
+        start = self.in_host(in_region=False)
+        if start is None:
+            return None
+        axis, upward = int(np.random.randint(self.seg.ndim)), bool(np.random.randint(2))
+        line = self.seg[tuple(slice(None) if i == axis else v for i, v in enumerate(start))].numpy()
+        line = line[start[axis] :] if upward else line[start[axis] :: -1]
+        steps = int(np.argmax(line != self.ignore_label)) or len(line)
+        at = start[axis] + (steps - 1 if upward else 1 - steps)
+        return (*start[:axis], at, *start[axis + 1 :])
+
+    def _probe(self, bounds: Sequence[tuple[int, int]], n: int) -> np.ndarray:
+        """Those of `n` random voxels that lie in the host, (k, dims)."""
+        at = [np.random.randint(low, max(low + 1, high), n) for low, high in bounds]
+        inside = self.seg.numpy()[tuple(at)] == self.ignore_label
+        return np.stack(at, 1)[inside]
+
+    def _away_from_fluid(self, voxel: tuple[int, ...]) -> float:
+        return self._unrest(voxel, CALM_MM / 2) - 0.5 * self._unrest(voxel, 2 * CALM_MM)
+
+    def _unrest(self, voxel: tuple[int, ...], reach_mm: float = CALM_MM) -> float:
+        """How far the surroundings of a voxel are from the middle of the host's intensities, in its deviations."""
+        assert self.intensity is not None
+        if self._tissue is None:
+            sample = self._probe(self.whole, TISSUE_PROBES)
+            values = torch.from_numpy(self.intensity.numpy()[tuple(sample.T)])
+            self._tissue = TissueRange.of(values) or TissueRange(0.0, 1.0)
+        box = tuple(
+            slice(max(0, v - round(reach_mm / mm)), v + round(reach_mm / mm) + 1)
+            for v, mm in zip(voxel, self.spacing, strict=True)
+        )
+        off = (self.intensity[box] - self._tissue.middle).abs_().div_(self._tissue.spread).clamp_(max=3)
+        return float(torch.where(self.seg[box] == self.ignore_label, off, 3.0).mean())
+
+
+def _voxel(values: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(v) for v in values)
