@@ -1,0 +1,166 @@
+"""One case onto the common grid: images, label map, transform, check picture and a record of how well it went."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_synthtumour.align_checks import draw_check
+from nnunet_synthtumour.align_reference import background_value, grid_centre, read_image
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.registration.affine_alignment import affine_transform, similarity_after
+
+RECORDS = "cases"
+SUBFOLDERS = ("imagesTr", "labelsTr", "transforms", "checks", RECORDS)
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """The files of a case, and what its label map says outside of the field of view."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None
+    outside: int
+
+    def stamp(self) -> list[list[Any]]:
+        """Changes when a file does, so that a second run knows what is out of date."""
+        files = [*self.images, *([self.label] if self.label else [])]
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is the same for all cases; files and numbers only, because it travels to other processes."""
+
+    out: Path
+    ending: str
+    reference: Path
+    grid: Path
+    reference_case: str
+    kind: str
+    cross_modality: bool
+    seed: int
+    channels: tuple[str, ...]
+    intensities: bool
+
+
+def finished(case: RawCase, out: Path) -> dict[str, Any] | None:
+    """The record of a case that an earlier run finished from the same files."""
+    try:
+        record: dict[str, Any] = json.loads((out / RECORDS / f"{case.name}.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return record if record.get("files") == case.stamp() else None
+
+
+def align_case(case: RawCase, task: Task) -> dict[str, Any]:
+    """Write the files of one case and return its record, which is written last: what has a record is whole."""
+    done = finished(case, task.out)
+    if done is not None:
+        return done
+    reference, grid = read_image(task.reference), read_image(task.grid)
+    images = [read_image(file) for file in case.images]
+    if images[0].GetDimension() != reference.GetDimension():
+        raise UserError(
+            f"{case.images[0]} is {images[0].GetDimension()}D, the reference {reference.GetDimension()}D; "
+            "leave it out, or choose another --reference."
+        )
+    transform, problem = _transform(reference, images[0], case.name, task)
+    identity = sitk.Transform(reference.GetDimension(), sitk.sitkIdentity)
+    before, after = (_similarity(reference, images[0], t, task.cross_modality) for t in (identity, transform))
+    warped = [sitk.Resample(image, grid, transform, sitk.sitkLinear, background_value(image)) for image in images]
+    for channel, image in enumerate(warped):
+        file = task.out / "imagesTr" / f"{case.name}_{channel:04d}{task.ending}"
+        write_whole(file, lambda at, image=image: sitk.WriteImage(image, str(at)))  # type: ignore[misc]
+    label = None
+    if case.label is not None:
+        label = sitk.Resample(read_image(case.label), grid, transform, sitk.sitkNearestNeighbor, case.outside)
+        file = task.out / "labelsTr" / f"{case.name}{task.ending}"
+        write_whole(file, lambda at: sitk.WriteImage(label, str(at)))
+    write_whole(
+        task.out / "transforms" / f"{case.name}.tfm", lambda at: sitk.WriteTransform(_plain(transform), str(at))
+    )
+    title = f"{case.name}: {'not aligned' if after is None else f'similarity {after:.3f}'}"
+    write_whole(task.out / "checks" / f"{case.name}.png", lambda at: draw_check(grid, warped[0], at, title))
+    record = {
+        "case": case.name,
+        "similarity_before": before,
+        "similarity": after,
+        "matrix": np.round(_matrix(transform), 6).tolist(),
+        "problem": problem,
+        "intensities": _intensities(warped, label, task) if task.intensities else None,
+        "files": case.stamp(),
+    }
+    text = json.dumps(record)
+    write_whole(task.out / RECORDS / f"{case.name}.json", lambda at: at.write_text(text))
+    return record
+
+
+def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+    """`write` to a hidden neighbour that then takes the name of `file`: a file of that name is never half a file."""
+    scratch = file.with_name(f".unfinished_{file.name}")
+    try:
+        write(scratch)
+        os.replace(scratch, file)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _transform(reference: sitk.Image, image: sitk.Image, name: str, task: Task) -> tuple[sitk.Transform, str | None]:
+    dims = reference.GetDimension()
+    if name == task.reference_case:
+        return sitk.Transform(dims, sitk.sitkIdentity), None
+    try:
+        return affine_transform(reference, image, task.kind, task.cross_modality, task.seed), None
+    except ValueError:  # the data set stays whole: a constant image is put into the middle and reported
+        shift = (grid_centre(image) - grid_centre(reference)).tolist()
+        return sitk.TranslationTransform(dims, shift), "its first channel is constant"
+
+
+def _similarity(fixed: sitk.Image, moving: sitk.Image, transform: sitk.Transform, cross: bool) -> float | None:
+    """None where the images hardly overlap or one is constant."""
+    try:
+        value = similarity_after(fixed, moving, transform, cross)
+    except ValueError:
+        return None
+    return round(value, 5) if math.isfinite(value) else None
+
+
+def _plain(transform: sitk.Transform) -> sitk.Transform:
+    """As an affine map, which every program that reads ITK's files knows."""
+    dims = transform.GetDimension()
+    matrix = _matrix(transform)
+    affine = sitk.AffineTransform(dims)
+    affine.SetMatrix(matrix[:dims, :dims].ravel().tolist())
+    affine.SetTranslation(matrix[:dims, dims].tolist())
+    return affine
+
+
+def _matrix(transform: sitk.Transform) -> np.ndarray:
+    dims = transform.GetDimension()
+    matrix = np.eye(dims + 1)
+    matrix[:dims, dims] = transform.TransformPoint([0.0] * dims)
+    for axis in range(dims):
+        matrix[:dims, axis] = transform.TransformPoint(np.eye(dims)[axis].tolist()) - matrix[:dims, dims]
+    return matrix
+
+
+def _intensities(images: list[sitk.Image], label: sitk.Image | None, task: Task) -> dict[str, Any]:
+    """What nnU-Net's normalisation will use on the resampled images, as `synthtumour prepare` records it."""
+    from nnunet_synthtumour.intensities import crop, recorded
+
+    stack = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
+    seg = np.zeros(stack.shape[1:], np.int16) if label is None else sitk.GetArrayFromImage(label)
+    if stack.ndim == 3:  # nnU-Net reads 2D images as one slice
+        stack, seg = stack[:, None], seg[None]
+    cropped, seg, relative_size = crop(stack, seg)
+    return {"relative_size": relative_size, "maps": recorded(cropped, seg, task.channels)}

@@ -1,0 +1,235 @@
+"""Every case of a raw nnU-Net data set on one grid, as a new raw data set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import SimpleITK as sitk
+
+from nnunet_synthtumour.align_case import SUBFOLDERS, RawCase, Task, align_case, finished, write_whole
+from nnunet_synthtumour.align_checks import warnings_of
+from nnunet_synthtumour.align_parallel import parallel
+from nnunet_synthtumour.align_reference import AUTO, on_spacing, read_image, reference_image
+from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, read_dataset_json
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.settings import BLOCK, HEALTHY, UNLABELLED, settings_of
+
+REPORT, OPTIONS = "alignment.json", "options.json"
+GRID, REFERENCE = "reference.nii.gz", "reference_as_it_was.nii.gz"
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """What `synthtumour align` is asked for."""
+
+    dataset: str
+    out: str
+    reference: str = AUTO
+    kind: str = "affine"
+    cross_modality: bool = False
+    spacing: float | None = None
+    seed: int = 0
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Where the new data set lies, what it is aligned to, how many cases it has, and which look misaligned and why."""
+
+    folder: Path
+    reference: str
+    cases: int
+    kept: int
+    warnings: dict[str, str]
+
+
+def align_dataset(options: AlignOptions) -> Aligned:
+    """Align all cases; a run that was interrupted goes on where it was, with what is finished kept."""
+    if options.spacing is not None and not options.spacing > 0:
+        raise UserError(f"--spacing {options.spacing} is not a length in mm; give a number above 0.")
+    dataset_json, file = read_dataset_json(_source(options.dataset))
+    source = file.parent.resolve()
+    settings_of(dataset_json)  # a mistake in the block shall show before the work, not after it
+    cases = _cases(source, dataset_json)
+    target = _target(options.out, source)
+    asked = {
+        "source": str(source),
+        "reference": options.reference,
+        "kind": options.kind,
+        "cross_modality": options.cross_modality,
+        "spacing": options.spacing,
+        "seed": options.seed,
+    }
+    work = _work_folder(target, asked)
+    name = _reference(work, cases, options)
+    block = dataset_json.get(BLOCK) or {}
+    task = Task(
+        out=work,
+        ending=dataset_json["file_ending"],
+        reference=work / REFERENCE,
+        grid=work / GRID,
+        reference_case=name,
+        kind=options.kind,
+        cross_modality=options.cross_modality,
+        seed=options.seed,
+        channels=tuple(dataset_json["channel_names"].values()),
+        intensities=bool(block.get("intensities")),
+    )
+    kept = sum(finished(case, work) is not None for case in cases)
+    records = parallel(partial(align_case, task=task), cases, options.processes, "aligning")
+    warnings = warnings_of(records, name)
+    _conclude(work, target, dataset_json, records, {**asked, "reference": name}, warnings)
+    if work != target:
+        work.rename(target)
+    return Aligned(target, name, len(cases), kept, warnings)
+
+
+def _source(given: str) -> str | Path:
+    """An id or a name goes through nnU-Net's folders; anything with a dataset.json in it is a folder."""
+    if (Path(given) / "dataset.json").is_file():
+        return Path(given)
+    if os.sep in given:
+        raise UserError(f"There is no dataset.json in {given}; is this the folder of a raw nnU-Net data set?")
+    nnunet_folder(RAW)
+    return given
+
+
+def _cases(source: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
+    missing = [key for key in ("file_ending", "channel_names", "labels") if key not in dataset_json]
+    if missing:
+        raise UserError(f"{source / 'dataset.json'} has no '{missing[0]}'; nnU-Net needs it, add it.")
+    ending, channels = dataset_json["file_ending"], len(dataset_json["channel_names"])
+    if "dataset" in dataset_json:  # nnU-Net's way to name files that lie elsewhere
+        found = {
+            name: ([_absolute(source, f) for f in files["images"]], _absolute(source, files["label"]))
+            for name, files in dataset_json["dataset"].items()
+        }
+    else:
+        first = f"_0000{ending}"
+        names = sorted(f.name[: -len(first)] for f in (source / "imagesTr").glob(f"*{first}") if f.name[0] != ".")
+        found = {
+            name: ([source / "imagesTr" / f"{name}_{c:04d}{ending}" for c in range(channels)],
+                   source / "labelsTr" / f"{name}{ending}")
+            for name in names
+        }  # fmt: skip
+    if not found:
+        raise UserError(f"There are no images *_0000{ending} in {source / 'imagesTr'}; is this a raw nnU-Net data set?")
+    roles = (dataset_json.get(BLOCK) or {}).get("roles", {})
+    cases = []
+    for name, (images, label) in sorted(found.items()):
+        for file in images:
+            if not file.is_file():
+                raise UserError(f"Case {name} lacks the file {file}; add it, or remove the other channels.")
+        # of a healthy case the ignore label is where lesions grow, and nothing grows outside of the image
+        unknown = 0 if roles.get(name) in (HEALTHY, UNLABELLED) else dataset_json["labels"].get("ignore", 0)
+        cases.append(RawCase(name, tuple(images), label if label.is_file() else None, int(unknown)))
+    return cases
+
+
+def _absolute(source: Path, file: str) -> Path:
+    return source / os.path.expandvars(file)
+
+
+def _target(out: str, source: Path) -> Path:
+    number = re.fullmatch(r"(?:Dataset)?(\d{1,3})_([A-Za-z0-9_-]+)", out)
+    if number is None and re.fullmatch(r"\d+", out):
+        raise UserError(f"-o {out} is an id without a name; give both, for example -o {out}_Aligned.")
+    target = Path(out).absolute()
+    if number is not None:
+        raw = nnunet_folder(RAW)
+        if not int(number[1]):
+            raise UserError(f"-o {out}: nnU-Net's ids run from 1 to 999; choose another.")
+        target = raw / f"Dataset{int(number[1]):03d}_{number[2]}"
+        for taken in sorted(raw.glob(f"Dataset{int(number[1]):03d}_*")):
+            if taken != target:
+                raise UserError(f"Data set id {int(number[1])} is taken by {taken}; choose another for -o.")
+    if target.resolve() == source:
+        raise UserError(f"-o {out} is the data set that is to be aligned; choose another folder or id.")
+    return target
+
+
+def _work_folder(target: Path, asked: dict[str, Any]) -> Path:
+    """The target where an earlier run finished it, else a hidden neighbour that becomes it in the end."""
+    scratch = target.with_name(f".{target.name}.unfinished")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if _asked(target / REPORT) is None:
+            raise UserError(f"{target} exists and is not an aligned data set; choose another -o or remove it.")
+        if _asked(target / REPORT) != asked:
+            raise UserError(
+                f"{target} was aligned from other images or with other options; choose another -o or remove it."
+            )
+        return target
+    if _asked(scratch / OPTIONS) != asked:
+        shutil.rmtree(scratch, ignore_errors=True)
+    for sub in SUBFOLDERS:
+        (scratch / sub).mkdir(parents=True, exist_ok=True)
+    write_whole(scratch / OPTIONS, lambda at: at.write_text(json.dumps({"asked": asked})))
+    return scratch
+
+
+def _asked(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_text()).get("asked")
+    except (OSError, json.JSONDecodeError, AttributeError):
+        return None
+
+
+def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> str:
+    """Choose and write the reference once; a second run keeps it, for the finished cases lie on its grid."""
+    chosen = work / "reference.json"
+    if chosen.is_file():
+        return str(json.loads(chosen.read_text())["reference"])
+    images = {case.name: case.images[0] for case in cases}
+    name, image = reference_image(options.reference, images, options.cross_modality, options.seed, options.processes)
+    grid = on_spacing(image, options.spacing)
+    write_whole(work / REFERENCE, lambda at: sitk.WriteImage(image, str(at)))
+    write_whole(work / GRID, lambda at: sitk.WriteImage(grid, str(at)))
+    write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name})))
+    return name
+
+
+def _conclude(
+    work: Path,
+    target: Path,
+    dataset_json: dict[str, Any],
+    records: Sequence[dict[str, Any]],
+    used: dict[str, Any],
+    warnings: dict[str, str],
+) -> None:
+    asked = _asked(work / OPTIONS)
+    keys = ("case", "similarity_before", "similarity", "matrix")
+    report = {
+        "asked": asked,
+        "reference": used["reference"],
+        "measure": "mutual information, share of the mean entropy" if used["cross_modality"] else "correlation",
+        "cases": [{**{k: r[k] for k in keys}, "warning": warnings.get(r["case"])} for r in records],
+    }
+    new = {key: value for key, value in dataset_json.items() if key != "dataset"}
+    new |= {"name": target.name.partition("_")[2] or target.name, "numTraining": len(records)}
+    if BLOCK in new:
+        new[BLOCK] = _block(new[BLOCK], records)
+    write_whole(work / "dataset.json", lambda at: at.write_text(json.dumps(new, indent=1)))
+    write_whole(work / REPORT, lambda at: at.write_text(json.dumps(report, indent=1)))
+
+
+def _block(block: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The settings carried over, with the intensities of the resampled images where there were any."""
+    from nnunet_synthtumour.intensities import uses_mask
+
+    block = {key: value for key, value in block.items() if key != "intensities"}
+    found = {r["case"]: r["intensities"] for r in records if r["intensities"] is not None}
+    if found:
+        use_mask = str(uses_mask([of_case["relative_size"] for of_case in found.values()]))
+        block["intensities"] = {case: of_case["maps"][use_mask] for case, of_case in found.items()}
+    return block
+
+
+__all__ = ["AlignOptions", "Aligned", "align_dataset", "read_image"]

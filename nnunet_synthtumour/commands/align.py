@@ -1,0 +1,55 @@
+"""Put every case of a raw nnU-Net data set on one grid: images, labels, and a picture of each to check.
+
+The first channel of every case is aligned to the reference; all channels and the label map follow. A run that was
+interrupted goes on where it was. OUT/checks has a picture per case, OUT/alignment.json the figures, OUT/transforms the
+maps from points of the new grid to points of the case (ITK).
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-i", required=True, metavar="RAW_DATASET", help="raw data set to align: its id, name or folder"
+    )
+    parser.add_argument("-o", required=True, metavar="OUT", help="new data set: ID_Name, like 201_Aligned, or a folder")
+    parser.add_argument(
+        "--reference",
+        default="auto",
+        metavar="CASE|auto|template",
+        help="what is aligned to: a case, the most typical case, or a mean of all (default: auto)",
+    )
+    parser.add_argument("--kind", choices=("rigid", "affine"), default="affine", help="default: affine")
+    parser.add_argument(
+        "--cross-modality", action="store_true", help="the cases are of different modalities: use mutual information"
+    )
+    parser.add_argument("--spacing", type=float, metavar="MM", help="voxel size (default: that of the reference)")
+    parser.add_argument("-np", type=int, metavar="N", help="processes (default: all cores, at most 8)")
+
+
+def run(args: argparse.Namespace) -> None:
+    import os
+
+    from nnunet_synthtumour.align_dataset import AlignOptions, align_dataset
+    from nnunet_synthtumour.align_parallel import one_thread
+
+    one_thread()
+    done = align_dataset(
+        AlignOptions(
+            dataset=args.i,
+            out=args.o,
+            reference=args.reference,
+            kind=args.kind,
+            cross_modality=args.cross_modality,
+            spacing=args.spacing,
+            processes=args.np or min(8, os.cpu_count() or 1),
+        )
+    )
+    kept = f", {done.kept} kept from an earlier run" if done.kept else ""
+    print(f"{done.folder}: {done.cases} cases aligned to {done.reference}{kept}")
+    for case, why in done.warnings.items():
+        print(f"warning: {case} looks misaligned: {why}; see {done.folder / 'checks' / (case + '.png')}")
+    if not done.warnings:
+        print(f"No case stands out; the pictures in {done.folder / 'checks'} are worth a look all the same.")
