@@ -40,10 +40,18 @@ def load(
     return normalised, host, tuple(images[0].GetSpacing()[::-1]), (mean, std)
 
 
-def sheet(preset: str, image: np.ndarray, host: np.ndarray, spacing: tuple[float, ...], normalisation: tuple[np.ndarray, np.ndarray],
-          channels: list[str], n: int, out: Path, overrides: dict | None = None) -> None:  # fmt: skip
+def sheet(
+    preset: str,
+    image: np.ndarray,
+    host: np.ndarray,
+    spacing: tuple[float, ...],
+    normalisation: tuple[np.ndarray, np.ndarray],
+    channels: list[str],
+    n: int,
+    file: Path,
+) -> None:
     labels = {"whole": 1, "core": 2, "necrosis": 3}
-    transform = GrowLesion(load_model(preset, overrides), labels, spacing, IGNORE, channels)
+    transform = GrowLesion(load_model(preset), labels, spacing, IGNORE, channels)
     seg = np.where(host, IGNORE, 0)[None].astype(np.int16)
     figure, axes = plt.subplots(
         len(channels) * 2, n, figsize=(2.1 * n, 4.4 * len(channels)), layout="constrained", squeeze=False
@@ -65,8 +73,7 @@ def sheet(preset: str, image: np.ndarray, host: np.ndarray, spacing: tuple[float
                 axis.set_axis_off()
         axes[0, column].set_title(f"{(label > 0).sum() * np.prod(spacing) / 1000:.1f} ml", fontsize=8)
     figure.suptitle(f"{preset} ({', '.join(channels)})", fontsize=10)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / f"presets_{preset}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=60)
     plt.close(figure)
     Image.open(file).convert("RGB").quantize(96).save(file, optimize=True)  # small enough to keep in the repository
@@ -78,12 +85,14 @@ def main() -> None:
     parser.add_argument("--channels", nargs="+", default=["FLAIR"])
     parser.add_argument("--exclude", type=Path, help="a mask of what is not healthy")
     parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--suffix", default="", help="of the names of the pictures")
     parser.add_argument("-n", type=int, default=6)
     parser.add_argument("--presets", nargs="+", default=[p for p in available_presets() if not p.endswith("ct")])
     args = parser.parse_args()
     image, host, spacing, normalisation = load(args.images, args.exclude)
     for preset in args.presets:
-        sheet(preset, image, host, spacing, normalisation, args.channels, args.n, args.out)
+        file = args.out / f"presets_{preset}{args.suffix}.png"
+        sheet(preset, image, host, spacing, normalisation, args.channels, args.n, file)
 
 
 if __name__ == "__main__":

@@ -43,9 +43,8 @@ def transform(
 ) -> GrowLesion:
     overrides = {"shape": {"volume_ml": list(volume_ml), "volume_law": "uniform", "satellites": 0.0, "count": [1, 1]},
                  "distractors": {"probability": 0.0}}  # fmt: skip
-    region = (final or side,) * 3
-    return GrowLesion(load_model(preset, overrides), {"whole": 1}, (1.0,) * 3, IGNORE, ["FLAIR", "T1", "T1CE", "T2"][:channels],
-                      1.0, region)  # fmt: skip
+    names, region = ["FLAIR", "T1", "T1CE", "T2"][:channels], (final or side,) * 3
+    return GrowLesion(load_model(preset, overrides), {"whole": 1}, (1.0,) * 3, IGNORE, names, 1.0, region)
 
 
 def timed(grow: GrowLesion, sample: dict[str, Any], repeats: int) -> np.ndarray:
@@ -183,10 +182,12 @@ def main() -> None:
     for r in rows:
         share = f"{100 * r['share']:.0f} % of {r['nnunet_ms']:.0f} ms" if "share" in r else ""
         print(
-            f"| {r['patch']} | {r['channels']} | {r['preset']} | {r['volume_ml']} | {r['median_ms']:.1f} | {r['p95_ms']:.1f} | {share} |"
+            f"| {r['patch']} | {r['channels']} | {r['preset']} | {r['volume_ml']} | "
+            f"{r['median_ms']:.1f} | {r['p95_ms']:.1f} | {share} |"
         )
     print(
-        f"\n20 ml in 64^3, 128^3, 205^3: {fixed[64]:.1f}, {fixed[128]:.1f}, {fixed[205]:.1f} ms ({fixed[205] / fixed[64]:.2f}x)"
+        f"\n20 ml in 64^3, 128^3, 205^3: {fixed[64]:.1f}, {fixed[128]:.1f}, {fixed[205]:.1f} ms "
+        f"({fixed[205] / fixed[64]:.2f}x)"
     )
     print(f"host to background, once per patch of 205^3: {background_pass(sample):.1f} ms")
     for preset, (peak, box) in memory.items():
