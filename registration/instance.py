@@ -46,7 +46,7 @@ class InstanceSettings:
     max_displacement: float = 0.3
     outflow: float = 1.0
     max_gradient: float = 1.5
-    symmetric: bool = True
+    symmetric: bool = False
     steps: int = 5
 
     def weight(self) -> float:
