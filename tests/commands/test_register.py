@@ -1,0 +1,142 @@
+"""`synthtumour register`: its files mean to SimpleITK what they mean to us."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.registration.fields import compose, warp
+from nnunet_synthtumour.registration.model_files import Architecture, save_model
+from nnunet_synthtumour.registration.physical import Geometry, from_physical
+from tests.registration.plans import architecture
+
+
+def turned(degrees: float) -> list[float]:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return [c, -s, 0, s, c, 0, 0, 0, 1]
+
+
+def drawn(size, spacing, degrees: float, bend: float) -> tuple[sitk.Image, sitk.Image]:
+    """An egg with a core, in mm around the origin, bent by `bend` mm, on a rotated anisotropic grid; and its labels."""
+    image = sitk.Image(size, sitk.sitkFloat32)
+    image.SetSpacing(spacing)
+    image.SetDirection(turned(degrees))
+    image.SetOrigin([-float(v) for v in image.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in size])])
+    matrix = Geometry.of(image).matrix().numpy()
+    index = np.stack([*np.indices(size[::-1]), np.ones(size[::-1])])
+    x, y, z = np.tensordot(matrix, index, 1)[:3]
+    y = y - bend * np.cos(x / 9)
+    radius = np.sqrt((x / 16) ** 2 + (y / 11) ** 2 + (z / 13) ** 2)
+    values = 1 / (1 + np.exp(12 * (radius - 1))) + 0.7 / (1 + np.exp(20 * (radius - 0.45))) + 0.1 * np.sin(x / 3)
+    labels = sitk.GetImageFromArray(((radius < 1).astype(np.uint8) + (radius < 0.45)).astype(np.uint8))
+    filled = sitk.GetImageFromArray(values.astype(np.float32))
+    for made in (filled, labels):
+        made.CopyInformation(image)
+    return filled, labels
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    pairs = {"f": drawn((40, 36, 22), (1.2, 1.3, 2.0), 15, 0.0), "m": drawn((34, 40, 30), (1.4, 1.1, 1.5), -10, 3.0)}
+    for name, (image, labels) in pairs.items():
+        sitk.WriteImage(image * (1 if name == "f" else 1e4), str(folder / f"{name}.nii.gz"))
+        sitk.WriteImage(labels, str(folder / f"{name}_labels.nii.gz"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def registered(files):
+    given = ["--labels", str(files / "m_labels.nii.gz"), "--fixed-labels", str(files / "f_labels.nii.gz")]
+    assert register(files, files / "out", *given, "--iterations", "45") == 0
+    return files / "out"
+
+
+def register(files, out, *more: str) -> int:
+    return main(["register", "-f", str(files / "f.nii.gz"), "-m", str(files / "m.nii.gz"), "-o", str(out), *more])
+
+
+def applied(image, grid, field, interpolator=sitk.sitkLinear):
+    transform = sitk.DisplacementFieldTransform(sitk.ReadImage(str(field), sitk.sitkVectorFloat64))
+    return sitk.GetArrayFromImage(sitk.Resample(image, grid, transform, interpolator))
+
+
+def test_simpleitk_applies_the_field_as_it_is(files, registered) -> None:
+    fixed, moving = (sitk.ReadImage(str(files / f"{name}.nii.gz")) for name in "fm")
+    warped = sitk.ReadImage(str(registered / "warped.nii.gz"))
+    assert warped.GetSize() == fixed.GetSize()
+    seen = applied(moving, fixed, registered / "field.nii.gz")
+    assert np.abs(seen - sitk.GetArrayFromImage(warped)).max() < 1e-3 * 1e4
+    # our own warping of the same field, in voxels
+    field = sitk.ReadImage(str(registered / "field.nii.gz"), sitk.sitkVectorFloat64)
+    vectors = torch.from_numpy(sitk.GetArrayFromImage(field))[None]
+    u = from_physical(vectors, Geometry.of(fixed), Geometry.of(moving))
+    ours = warp(torch.from_numpy(sitk.GetArrayFromImage(moving))[None, None].double(), u)[0, 0].numpy()
+    inside = seen != 0
+    assert inside.mean() > 0.5
+    assert np.quantile(np.abs(ours - seen)[inside], 0.99) < 1e-3 * 1e4
+    labels = applied(sitk.ReadImage(str(files / "m_labels.nii.gz")), fixed, registered / "field.nii.gz", 1)
+    assert (labels == sitk.GetArrayFromImage(sitk.ReadImage(str(registered / "warped_labels.nii.gz")))).all()
+
+
+def test_the_inverse_field_leads_back(files, registered) -> None:
+    fixed, moving = (sitk.ReadImage(str(files / f"{name}.nii.gz")) for name in "fm")
+    grids = Geometry.of(fixed), Geometry.of(moving)
+    there, back = (
+        from_physical(
+            torch.from_numpy(sitk.GetArrayFromImage(sitk.ReadImage(str(registered / name), sitk.sitkVectorFloat64)))[
+                None
+            ],
+            *order,
+        )
+        for name, order in (("field.nii.gz", grids), ("inverse_field.nii.gz", grids[::-1]))
+    )
+    # x + there(x), then back: away from the border, where no inverse is known
+    round_trip = compose(back, there)[0, :, 5:-5, 8:-8, 8:-8]
+    assert round_trip.norm(dim=0).mean() < 0.15
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(files / "m_labels.nii.gz"))) > 0
+    seen = applied(sitk.ReadImage(str(files / "f_labels.nii.gz")), moving, registered / "inverse_field.nii.gz", 1) > 0
+    assert 2 * (seen & truth).sum() / (seen.sum() + truth.sum()) > 0.93
+
+
+def test_the_report_and_the_picture(registered) -> None:
+    report = json.loads((registered / "report.json").read_text())
+    assert report["folds_percent"] <= 0.003 and report["sd_log_jacobian"] < 1
+    assert report["similarity"]["final"] < report["similarity"]["affine"]
+    scores = report["labels"]
+    for label in ("1", "2"):
+        assert scores["final"][label]["dice"] > max(0.85, scores["initial"][label]["dice"])
+    assert (registered / "check.png").stat().st_size > 10_000
+    affine = sitk.ReadTransform(str(registered / "affine.tfm"))
+    assert affine.GetDimension() == 3
+
+
+def test_a_model_takes_the_place_of_the_optimisation(files) -> None:
+    torch.manual_seed(0)
+    stored = Architecture("unet", *architecture())
+    network = stored.build()
+    torch.nn.init.normal_(network.head.weight, std=1.0)
+    save_model(files / "model", stored, network)
+    assert register(files, files / "net", "--model", str(files / "model"), "--iterations", "0", "--affine", "none") == 0
+    report = json.loads((files / "net" / "report.json").read_text())
+    assert report["largest_displacement_mm"] > 0.5 and report["folds_percent"] <= 0.003
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--labels", "nowhere.nii.gz"], "There is no image nowhere.nii.gz."),
+        (["--labels", "{files}/f_labels.nii.gz"], "does not lie on the grid of"),
+        (["--model", "{files}"], "There is no registration model in"),
+        (["--iterations", "-1"], "it must be 0 or more."),
+        (["--device", "cuda:77"], "--device cuda:77 is not available here; cpu always is."),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(files, capsys, more, sentence) -> None:
+    assert register(files, files / "never", *[text.format(files=files) for text in more]) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said and said.count("\n") == 0
+    assert not (files / "never").exists()

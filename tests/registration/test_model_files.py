@@ -1,0 +1,37 @@
+"""A registration network survives being written and read."""
+
+import pytest
+import torch
+
+from nnunet_synthtumour.registration.model_files import FILE_NAME, Architecture, load_model, save_model
+from tests.registration.plans import architecture
+
+
+@pytest.mark.parametrize("network", ["unet", "mscgunet"])
+def test_a_network_comes_back_with_its_limits_and_its_answers(tmp_path, network) -> None:
+    torch.manual_seed(0)
+    stored = Architecture(
+        network, *architecture(), options={"velocity_level": 1, "max_gradient": 1.0}, spacing=(1, 1, 2)
+    )
+    written = stored.build()
+    torch.nn.init.normal_(written.head.weight, std=0.1)
+    save_model(tmp_path / "model", stored, written)
+    read, described = load_model(tmp_path / "model")
+    assert described.spacing == (1, 1, 2) and read.limits["max_gradient"] == 1.0 and not read.training
+    images = torch.rand(2, 1, 1, 16, 16, 16)
+    with torch.no_grad():
+        answers = [model.eval()(*images) for model in (written, read)]
+    first, second = [answer if isinstance(answer, torch.Tensor) else answer.velocity for answer in answers]
+    assert first.abs().max() > 1e-3
+    assert torch.equal(first, second)
+
+
+def test_what_is_no_model_is_said_in_a_sentence(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"registration\.pth is missing\.$"):
+        load_model(tmp_path)
+    (tmp_path / FILE_NAME).write_bytes(b"not a model")
+    with pytest.raises(ValueError, match="is not a registration model of this package"):
+        load_model(tmp_path)
+    torch.save({"version": 99, "state_dict": {}}, tmp_path / FILE_NAME)
+    with pytest.raises(ValueError, match="written by another version"):
+        load_model(tmp_path)
