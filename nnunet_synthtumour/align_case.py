@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +109,7 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
     scratch = file.with_name(f".unfinished_{file.name}")
     try:
         write(scratch)
-        os.replace(scratch, file)
+        scratch.replace(file)
     finally:
         scratch.unlink(missing_ok=True)
 

@@ -48,7 +48,7 @@ def draw_check(reference: sitk.Image, image: sitk.Image, file: Path, title: str)
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    shown = sitk.GetArrayFromImage(image).astype(np.float32)
+    shown: np.ndarray = sitk.GetArrayFromImage(image).astype(np.float32)
     regions = _regions(reference)
     planes = list(range(shown.ndim)) if shown.ndim == 3 else [None]
     figure, axes = plt.subplots(1, len(planes), figsize=(3.2 * len(planes), 3.5), squeeze=False, layout="constrained")

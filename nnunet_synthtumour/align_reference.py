@@ -27,7 +27,9 @@ PREVIEW_VOXELS = 15_000
 ROUNDS = 2
 
 
-def reference_image(choice: str, images: Mapping[str, Path], cross: bool, seed: int, processes: int) -> tuple[str, sitk.Image]:  # fmt: skip
+def reference_image(
+    choice: str, images: Mapping[str, Path], cross: bool, seed: int, processes: int
+) -> tuple[str, sitk.Image]:
     """What it is called and the image itself, from the first channel of every case."""
     if choice in images:
         return choice, read_image(images[choice])

@@ -55,23 +55,27 @@ class Tissue:
         return EDGE_AT_SURFACE * self.softness_mm * math.exp(WIDEST * self.softness_spread)
 
 
+def paper_mask(mask: torch.Tensor) -> torch.Tensor:
+    """m = G1(mask); the label of the reference is m > `LABEL_FROM`."""
+    return gaussian(mask.float(), [PAPER_MASK_SIGMA] * mask.ndim)
+
+
 def paper_training(
     u: torch.Tensor,
     tissue: torch.Tensor,
-    mask: torch.Tensor,
+    m: torch.Tensor,
     factor: float,
     inner: torch.Tensor | None = None,
     inner_factor: float = 1.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The reference's training model: u (1 - m) + t G5(u) m, with m = G1(mask); the label is m > 0.1.
+) -> torch.Tensor:
+    """The reference's training model: u (1 - m) + t G5(u) m, with m = G1(mask).
 
-    `tissue` is G5(u). `inner` is the second, nested mask, in which a second factor applies.
+    `tissue` is G5(u) and is overwritten. `inner` is the m of the second, nested shape, in which a second factor applies.
     """
-    m = gaussian(mask.float(), [PAPER_MASK_SIGMA] * u.ndim)
-    grown = tissue * factor
+    grown = tissue.mul_(factor)
     if inner is not None:
-        grown.mul_(gaussian(inner.float(), [PAPER_MASK_SIGMA] * u.ndim).mul_(inner_factor - 1).add_(1))
-    return torch.lerp(u, grown, m), m > LABEL_FROM
+        grown.mul_(inner * (inner_factor - 1) + 1)
+    return torch.lerp(u, grown, m)
 
 
 def paper_shifted(u: torch.Tensor, mask: torch.Tensor, contrast: ChannelContrast, unit: float = 1.0) -> torch.Tensor:

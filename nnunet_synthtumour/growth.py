@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from nnunet_synthtumour.appearance import (
+    LABEL_FROM,
     PAPER_TISSUE_SIGMA,
     edge_of,
     layers_of,
+    paper_mask,
     paper_shifted,
     paper_training,
     tissue_model,
@@ -115,18 +117,17 @@ def _grow_shifted(scene: Scene, lesion: Lesion, shape: LocalShape) -> torch.Tens
 
 
 def _grow_as_in_the_paper(scene: Scene, lesion: Lesion, shape: LocalShape, parts: list[torch.Tensor]) -> torch.Tensor:
-    mask, region = shape.mask, shape.host
-    inner = shape.lattice.to_voxels(parts[0]) > 0 if parts else None
+    m = paper_mask(shape.mask)
+    inner = paper_mask(shape.lattice.to_voxels(parts[0]) > 0) if parts else None
     for channel in range(scene.image.shape[0]):
+        tissue = _paper_tissue(scene.image[channel], shape.box)
         u, zero = scene.rebased(channel, shape.box, shape.host)
         inner_factor = lesion.parts[0].contrast[channel].factor if parts else 1.0
-        tissue = _paper_tissue(scene.image[channel], shape.box).sub_(zero)
-        grown, visible = paper_training(u, tissue, mask, lesion.contrast[channel].factor, inner, inner_factor)
-        region = visible.logical_and_(shape.host)
+        u = paper_training(u, tissue.sub_(zero), m, lesion.contrast[channel].factor, inner, inner_factor).add_(zero)
+        del tissue  # before another tensor of the box's size is needed
         crop = scene.image[channel][shape.box]
-        crop.copy_(torch.where(shape.host, grown.add_(zero), crop))
-        del u, tissue, grown, visible  # before the next channel's
-    return region
+        crop.copy_(torch.where(shape.host, u, crop))
+    return (m > LABEL_FROM).logical_and_(shape.host)
 
 
 def _paper_tissue(x: torch.Tensor, box: tuple[slice, ...]) -> torch.Tensor:

@@ -8,40 +8,66 @@ from skimage.filters import threshold_otsu
 
 MASK, NONZERO, FOREGROUND = "mask", "nonzero", "foreground"
 STRIPPED_SHARE = 0.15
+RIM_SHARE = 0.12
+AIR_HU = -1024.0
 
 
 def find_host(images: list[np.ndarray], mask: np.ndarray | None = None) -> tuple[np.ndarray, str]:
     """The host (bool) of a case from its channels, each (Z, Y, X) or (Y, X), and how it was found.
 
-    A mask that is given is the host. A skull-stripped image, one whose most frequent value fills a good part of it, has as
-    host what is different from that value; any other image has its foreground, which is a guess and is said to be one.
+    A mask that is given is the host. An image of an organ alone (skull-stripped) has as host what differs from its constant
+    background; any other image has its foreground, which is a guess and is said to be one.
     """
     if mask is not None:
         return mask != 0, MASK
-    background = [_background(image) for image in images]
-    if all(value is not None for value in background):
-        tissue = np.any([image != value for image, value in zip(images, background, strict=True)], axis=0)
-        return _one_piece(tissue), NONZERO
-    return _one_piece(_foreground(images[0])), FOREGROUND
+    backgrounds = [_background(image) for image in images]
+    if all(value is not None for value in backgrounds):
+        pairs = [(image, value) for image, value in zip(images, backgrounds, strict=True) if value is not None]
+        host = _one_piece(np.any([image != value for image, value in pairs], axis=0))
+        if any(_has_tissue_at_its_rim(image, host, value) for image, value in pairs):
+            return host, NONZERO
+    return _one_piece(_foreground(images[0], backgrounds[0])), FOREGROUND
 
 
 def _background(image: np.ndarray) -> float | None:
-    """The value of a constant background: zero (or the minimum) where it fills a good part of the image."""
+    """The value of a constant background: zero (or the minimum) where it fills a good part of the image, solidly.
+
+    The noise of a background in whole numbers is full of zeros too, but they lie scattered: an opening takes them away.
+    """
     for value in (0, image.min()):
-        if float((image == value).mean()) >= STRIPPED_SHARE:
-            return float(value)
+        here = image == value
+        if here.mean() >= STRIPPED_SHARE:
+            core = ndimage.binary_erosion(here, border_value=1)
+            if ndimage.binary_dilation(core).mean() >= STRIPPED_SHARE:
+                return float(value)
     return None
 
 
-def _foreground(image: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(image, [0.5, 99.5])
-    values = np.clip(image, low, high)
-    found = values > threshold_otsu(values)
-    return ndimage.binary_opening(found, iterations=1) if min(found.shape) > 4 else found
+def _has_tissue_at_its_rim(image: np.ndarray, host: np.ndarray, background: float) -> bool:
+    """Whether what borders on the constant background is tissue. It is air where an image was padded after a rotation,
+    or where a scanner's round field of view lies in a square.
+
+    Brains of patients, stripped, have 0.23 or more of their bright tissue there; air has 0.02 to 0.11.
+    """
+    rim = host & ~ndimage.binary_erosion(host, border_value=1)
+    if not rim.any():
+        return False
+    zero = max(background, AIR_HU)  # CT is padded with values that no matter has
+    bright = np.percentile(np.abs(image[host] - zero), 90)
+    return bool(np.median(np.abs(image[rim] - zero)) >= RIM_SHARE * bright)
+
+
+def _foreground(image: np.ndarray, padding: float | None) -> np.ndarray:
+    """What is brighter than a threshold between the two modes of the intensities, padding left out."""
+    scanned = image[image != padding] if padding is not None else image
+    low, high = np.percentile(scanned, [0.5, 99.5])
+    found = image > threshold_otsu(np.clip(scanned, low, high))
+    opened = ndimage.binary_opening(found) if min(found.shape) > 4 else found
+    return opened if opened.any() else found
 
 
 def _one_piece(mask: np.ndarray) -> np.ndarray:
-    """Largest component, holes filled (slice by slice too: a ventricle may open to the outside in 3D only)."""
+    """The largest component, its holes filled."""
     pieces, n = ndimage.label(mask)
     if n > 1:
         sizes = np.bincount(pieces.ravel())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import UnusableImage, read_image
 from nnunet_synthtumour.image_folders import Case
 from nnunet_synthtumour.settings import HEALTHY
 
@@ -18,40 +22,57 @@ def check_case(case: Case, known_labels: frozenset[int] | None = None) -> Case:
     """`case` with a sentence in `problems` for everything that is wrong with its files."""
     first: sitk.Image | None = None
     for file in case.images:
-        image, problem = _readable(file)
-        if image is None:
-            case.problems.append(problem)
+        try:
+            image = read_image(file)
+        except UnusableImage as error:
+            case.problems.append(str(error))
             continue
         problem = _not_finite(file, image) or _constant(image) or (_geometry(first, image) if first is not None else "")
         if problem:
             case.problems.append(f"{file.name} {problem}")
         first = image if first is None else first
+    if first is not None:
+        case.dimensions, case.voxels = first.GetDimension(), first.GetNumberOfPixels()
     if case.mask is not None:
-        image, problem = _readable(case.mask)
-        if image is None:
-            case.problems.append(problem)
-        else:
-            kind = "host mask" if case.role == HEALTHY else "label file"
-            problem = _geometry(first, image) if first is not None else ""
-            problem = problem or (_mask(image) if case.role == HEALTHY else _labels(image, known_labels))
-            if problem:
-                case.problems.append(f"{kind} {case.mask.name} {problem}")
+        _check_mask(case, case.mask, first, known_labels)
     return case
 
 
-def _readable(file: Path) -> tuple[sitk.Image | None, str]:
+def _check_mask(case: Case, file: Path, first: sitk.Image | None, known_labels: frozenset[int] | None) -> None:
+    kind = "host mask" if case.role == HEALTHY else "label file"
     try:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(file))
-        reader.ReadImageInformation()
-        size = reader.GetSize()
-        if len(size) > 3 and any(n > 1 for n in size[3:]):
-            return None, f"{file.name} has {len(size)} dimensions; split it into 3D images"
-        if reader.GetNumberOfComponents() > 1:
-            return None, f"{file.name} has {reader.GetNumberOfComponents()} values per voxel; split it into channels"
-        return sitk.ReadImage(str(file)), ""
-    except RuntimeError:
-        return None, f"{file.name} cannot be read; is it a complete image?"
+        image = read_image(file)
+    except UnusableImage as error:
+        case.problems.append(f"{kind} {error}")
+        return
+    values = np.unique(sitk.GetArrayViewFromImage(image))
+    problem = _geometry(first, image) if first is not None else ""
+    problem = problem or (_mask(values) if case.role == HEALTHY else _labels(values, known_labels))
+    if problem:
+        case.problems.append(f"{kind} {file.name} {problem}")
+    else:
+        case.label_values = tuple(map(int, values))
+
+
+def check_together(cases: Sequence[Case]) -> None:
+    """What is only wrong beside the other cases: two of one name, 2D among 3D."""
+    names = Counter(case.name for case in cases)
+    dimensions = Counter(case.dimensions for case in cases if case.dimensions)
+    most = dimensions.most_common(1)[0][0] if dimensions else 0
+    for case in cases:
+        if names[case.name] > 1:
+            case.problems.append(f"there are {names[case.name]} cases of this name; rename all but one")
+        if case.dimensions not in (0, most):
+            case.problems.append(f"it is {case.dimensions}D among {most}D images; make two data sets")
+
+
+def complain(cases: Sequence[Case]) -> None:
+    """Raise `UserError` with every problem of every case, if there is any."""
+    lines = [f"  {case.role} {case.name}: {problem}." for case in cases for problem in case.problems]
+    if lines:
+        bad = sum(bool(case.problems) for case in cases)
+        head = f"{bad} of {len(cases)} cases cannot be used; nothing was written. Mend or remove:"
+        raise UserError("\n".join([head, *lines]))
 
 
 def _not_finite(file: Path, image: sitk.Image) -> str:
@@ -88,15 +109,14 @@ def _x(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
 
 
-def _mask(image: sitk.Image) -> str:
-    return "" if (sitk.GetArrayViewFromImage(image) != 0).any() else "is empty; no lesion could grow"
+def _mask(values: np.ndarray) -> str:
+    return "" if (values != 0).any() else "is empty; no lesion could grow"
 
 
-def _labels(image: sitk.Image, known: frozenset[int] | None) -> str:
-    values = np.unique(sitk.GetArrayViewFromImage(image))
+def _labels(values: np.ndarray, known: frozenset[int] | None) -> str:
     if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < 0:
-        return "holds values that are no labels (whole numbers from 0)"
+        return "holds values that are no labels (whole numbers from 0); mend it"
     unknown = sorted(set(map(int, values)) - known - {0}) if known is not None else []
     if unknown:
-        return f"holds label {unknown[0]}, which no --label declares"
+        return f"holds label {unknown[0]}, which no --label declares; declare it or mend the file"
     return ""

@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import PICTURES, VOLUMES, is_image, stem_of
 
-ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".img.gz", ".gipl", ".hdr")
+Files = dict[str, list[Path]]  # name of a case -> its files of one channel; one is right, more are a problem
 
 
 @dataclass
 class Case:
-    """The files of one case. `problems` are sentences about files, for all of which a user wants to hear at once."""
+    """The files of one case, and what the checks found in them.
+
+    `problems` are sentences about files: a user wants to hear all of them at once.
+    """
 
     name: str
     role: str
     images: list[Path] = field(default_factory=list)
     mask: Path | None = None  # host mask of a healthy case, label map of a labelled one
     problems: list[str] = field(default_factory=list)
-
-
-def stem_of(file: Path) -> str:
-    """`case_1.nii.gz` -> `case_1`."""
-    name = file.name
-    ending = next((e for e in ENDINGS if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
-
-
-def is_image(file: Path) -> bool:
-    return file.is_file() and not file.name.startswith(".") and file.name.lower().endswith(ENDINGS)
+    dimensions: int = 0
+    voxels: int = 0
+    label_values: tuple[int, ...] = ()
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted; raises `UserError` where there are none."""
+    """The images of a folder, sorted; raises `UserError` where there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder of images.")
-    found = sorted(file for file in folder.iterdir() if is_image(file))
+    found = sorted(path for path in folder.iterdir() if is_image(path))
     if not found:
-        raise UserError(f"{folder} holds no image; known endings are {', '.join(ENDINGS)}.")
+        raise UserError(
+            f"{folder} holds no image; known are {', '.join(VOLUMES + PICTURES)} and folders of .dcm files."
+        )
     return found
 
 
@@ -48,47 +47,90 @@ def cases_of(folder: Path, role: str, channels: Sequence[str]) -> list[Case]:
     """The cases of a folder.
 
     One channel: `case.nii.gz` or `case_0000.nii.gz`. Several: `case_0000.nii.gz`, `case_0001.nii.gz`, ..., in the order of
-    `channels`; or one sub-folder per channel, named like it.
+    `channels`; or one sub-folder per channel, named like it. A folder of DICOM slices counts as a file.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a folder of images.")
-    sub_folders = {sub.name.lower(): sub for sub in folder.iterdir() if sub.is_dir()}
-    if all(channel.lower() in sub_folders for channel in channels) and not any(map(is_image, folder.iterdir())):
-        per_channel = [{_bare(f): f for f in images_in(sub_folders[channel.lower()])} for channel in channels]
+    surplus: dict[str, str] = {}
+    if any(map(is_image, folder.iterdir())):
+        files = images_in(folder)
+        per_channel, surplus = _one_channel(files) if len(channels) == 1 else _by_suffix(files, len(channels))
     else:
-        per_channel = _by_suffix(images_in(folder), len(channels))
+        per_channel = _by_sub_folder(folder, channels)
     cases = []
-    for name in sorted(set().union(*per_channel)):
-        case = Case(name, role)
-        for channel, files in zip(channels, per_channel, strict=True):
-            if name in files:
-                case.images.append(files[name])
-            else:
+    for name in sorted(set(surplus).union(*per_channel)):
+        case = Case(name, role, problems=[surplus[name]] if name in surplus else [])
+        for channel, of_channel in zip(channels, per_channel, strict=True):
+            found = of_channel.get(name, [])
+            if not found:
                 case.problems.append(f"channel {channel} is missing; add it or take the case out")
+            elif len(found) > 1:
+                names = " and ".join(file.name for file in found)
+                case.problems.append(f"channel {channel} has {len(found)} files, {names}; keep one")
+            else:
+                case.images.append(found[0])
         cases.append(case)
     return cases
 
 
-def _bare(file: Path) -> str:
-    return re.sub(r"_\d{4}$", "", stem_of(file))
-
-
-def _by_suffix(files: Sequence[Path], n: int) -> list[dict[str, Path]]:
-    per_channel: list[dict[str, Path]] = [{} for _ in range(n)]
-    for file in files:
-        match = re.search(r"_(\d{4})$", stem_of(file))
-        channel = int(match.group(1)) if match else 0
-        if channel < n:
-            per_channel[channel][_bare(file)] = file
-        elif n == 1:  # one channel is asked for: `scan_2019` is a name, not the 2,020th channel
-            per_channel[0][stem_of(file)] = file
+def _by_sub_folder(folder: Path, channels: Sequence[str]) -> list[Files]:
+    sub_folders = {sub.name.lower(): sub for sub in folder.iterdir() if sub.is_dir()}
+    absent = [channel for channel in channels if channel.lower() not in sub_folders]
+    if len(absent) == len(channels):
+        images_in(folder)  # raises, for there is none
+    if absent:
+        raise UserError(f"{folder} has no sub-folder {absent[0]}, but one per --channel is needed.")
+    per_channel = []
+    for number, channel in enumerate(channels):
+        files: Files = defaultdict(list)
+        for file in images_in(sub_folders[channel.lower()]):
+            files[re.sub(f"_(0000|{number:04d})$", "", stem_of(file))].append(file)
+        per_channel.append(files)
     return per_channel
+
+
+def _one_channel(files: Sequence[Path]) -> tuple[list[Files], dict[str, str]]:
+    """Four digits at the end of a name are a channel only if they are 0000: `scan_2019` is a name."""
+    found: Files = defaultdict(list)
+    for file in files:
+        found[re.sub("_0000$", "", stem_of(file))].append(file)
+    surplus = {}
+    for name in list(found):
+        second = found.get(f"{name}_0001")
+        if second and stem_of(found[name][0]) == f"{name}_0000":
+            surplus[name] = (
+                f"{second[0].name} may be its second channel or another case; name all channels with --channel, or "
+                f"rename {found[name][0].name}"
+            )
+    return [found], surplus
+
+
+def _by_suffix(files: Sequence[Path], n: int) -> tuple[list[Files], dict[str, str]]:
+    per_channel: list[Files] = [defaultdict(list) for _ in range(n)]
+    surplus = {}
+    for file in files:
+        stem = stem_of(file)
+        match = re.fullmatch(r"(.+)_(\d{4})", stem)
+        if match is None:
+            surplus[stem] = f"{file.name} does not say which channel it is; name it {stem}_0000 to {stem}_{n - 1:04d}"
+        elif int(match[2]) >= n:
+            surplus[match[1]] = f"{file.name} is channel {int(match[2]) + 1}, but {n} are named with --channel"
+        else:
+            per_channel[int(match[2])][match[1]].append(file)
+    return per_channel, surplus
 
 
 def add_masks(cases: Sequence[Case], folder: Path, what: str) -> None:
     """Give each case the file of the same name from `folder`."""
-    files = {stem_of(file): file for file in images_in(folder)}
+    files: Files = defaultdict(list)
+    for file in images_in(folder):
+        files[stem_of(file)].append(file)
     for case in cases:
-        case.mask = files.get(case.name) or files.get(f"{case.name}_0000")
-        if case.mask is None:
+        found = files.get(case.name) or files.get(f"{case.name}_0000") or []
+        if not found:
             case.problems.append(f"{what} is missing in {folder}; add a file of that name or take the case out")
+        elif len(found) > 1:
+            names = " and ".join(file.name for file in found)
+            case.problems.append(f"{what} has {len(found)} files, {names}; keep one")
+        else:
+            case.mask = found[0]

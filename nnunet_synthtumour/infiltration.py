@@ -19,6 +19,7 @@ from nnunet_synthtumour.smoothing import gaussian
 CORTEX_MM = 2.5
 FLUID_EFFORT, CORTEX_EFFORT = 3.0, 1.6
 FLUID_FROM = 2.0  # deviations from the middle; certain one deviation further
+DENOISED = 0.7  # nodes
 SAMPLE = 3_000
 DETOUR_STEP = 2
 UNREACHED = 1e4
@@ -51,7 +52,8 @@ def effort(intensity: torch.Tensor, host: torch.Tensor, spacing: Sequence[float]
     outside = 1 - host.float()
     barrier = outside
     if tissue is not None:
-        fluid = ((intensity - tissue.middle).abs_() / tissue.spread).sub_(FLUID_FROM).clamp_(0, 1)
+        calmed = gaussian(intensity, [DENOISED] * intensity.ndim)  # noise is not fluid
+        fluid = ((calmed - tissue.middle).abs_() / tissue.spread).sub_(FLUID_FROM).clamp_(0, 1)
         barrier = torch.maximum(outside, fluid)
     near = gaussian(barrier, [CORTEX_MM / mm for mm in spacing])
     return near.mul_(CORTEX_EFFORT).add_(barrier, alpha=FLUID_EFFORT)

@@ -6,14 +6,15 @@ Nothing of nnU-Net's normalisation is repeated here: nnU-Net's own code is run, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from nnunet_synthtumour.settings import Settings
 
-MASK_BELOW = 3 / 4
-"""nnU-Net's planner normalises inside of the nonzero mask where cropping to it leaves less than this (median case)."""
+UNKNOWN = (0.0, 1.0)
+"""Recorded for CT, whose normalisation is known only from the plans."""
 
 
 def crop(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -27,7 +28,7 @@ def crop(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def recorded(cropped: np.ndarray, seg: np.ndarray, channel_names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
     """Mean and std of each channel, for both answers to nnU-Net's question whether to normalise in the mask only.
 
-    Which answer a data set gets is known when all its cases are. CT has no statistics of its own: 0 and 1 are put in.
+    Which answer a data set gets is known when all its cases are. CT has no statistics of its own: `UNKNOWN` is put in.
     """
     from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
@@ -49,7 +50,7 @@ def _affine(scheme: Any, image: np.ndarray, seg: np.ndarray, use_mask: bool) -> 
     from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 
     if issubclass(scheme, CTNormalization):
-        return 0.0, 1.0
+        return UNKNOWN
     normaliser = scheme(use_mask_for_norm=use_mask, intensityproperties={})
     x = normaliser.run(image.astype(np.float32), seg)
     inside = seg >= 0 if use_mask else np.ones(image.shape, dtype=bool)
@@ -62,8 +63,18 @@ def _affine(scheme: Any, image: np.ndarray, seg: np.ndarray, use_mask: bool) -> 
 
 
 def uses_mask(relative_sizes: Sequence[float]) -> bool:
-    """Whether nnU-Net will normalise in the nonzero mask only, from the relative sizes of all cases after its crop."""
-    return bool(np.median(relative_sizes) < MASK_BELOW)
+    """Whether nnU-Net will normalise in the nonzero mask only, from the relative sizes of all cases after its crop.
+
+    Its planner is asked, as it will be when the data set is planned.
+    """
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+    asked: Any = SimpleNamespace(
+        dataset_json={"channel_names": {"0": "any that is z-scored"}},
+        dataset_fingerprint={"median_relative_size_after_cropping": float(np.median(relative_sizes))},
+    )
+    _, answer = ExperimentPlanner.determine_normalization_scheme_and_whether_mask_is_used_for_norm(asked)
+    return bool(answer[0])
 
 
 def normalisation(
@@ -74,15 +85,17 @@ def normalisation(
     while "normalization_schemes" not in block:
         block = plans["configurations"][block["inherits_from"]]
     of_case = settings.intensities.get(case)
-    mean, std = [], []
+    recorded_maps = [] if of_case is None else list(zip(of_case.mean, of_case.std, strict=True))
+    maps = []
     for channel, scheme in enumerate(block["normalization_schemes"]):
         if scheme == "CTNormalization":
             statistics = plans["foreground_intensity_properties_per_channel"][str(channel)]
-            mean.append(float(statistics["mean"]))
-            std.append(max(float(statistics["std"]), 1e-8))
-        elif of_case is not None and channel < len(of_case.mean):
-            mean.append(of_case.mean[channel])
-            std.append(of_case.std[channel])
-        else:
+            maps.append((float(statistics["mean"]), max(float(statistics["std"]), 1e-8)))
+        elif channel >= len(recorded_maps):
             return None
-    return np.array(mean), np.array(std)
+        elif scheme == "ZScoreNormalization" and recorded_maps[channel] == UNKNOWN:
+            return None  # a channel named CT whose plans were changed
+        else:
+            maps.append(recorded_maps[channel])
+    mean, std = np.array(maps).T
+    return mean, std

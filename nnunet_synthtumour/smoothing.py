@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+SLAB_BLOCKS = 8
+
 
 def gaussian(field: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
     """Gaussian smoothing of (X, Y[, Z]), sigma in voxels per axis, weights renormalised at the faces."""
@@ -57,7 +59,13 @@ def _block_means(field: torch.Tensor, steps: Sequence[int]) -> torch.Tensor:
     if max(steps) == 1:
         return field
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[field.ndim]
-    return pool(field[None, None], list(steps), list(steps), ceil_mode=True, count_include_pad=False)[0, 0]
+    slab = steps[0] * SLAB_BLOCKS  # pooling copies its input if that is a part of something larger
+    means = [
+        pool(field[None, None, i : i + slab], [min(steps[0], len(field) - i), *steps[1:]], list(steps), ceil_mode=True,
+             count_include_pad=False)[0, 0]
+        for i in range(0, len(field), slab)
+    ]  # fmt: skip
+    return torch.cat(means)
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -139,12 +140,12 @@ class _Search:
         return result if after >= before else start
 
 
-def _determinant(transform: sitk.Transform) -> float:
+def _determinant(transform: Any) -> float:
     dims = transform.GetDimension()
     return float(np.linalg.det(np.array(transform.GetMatrix()).reshape(dims, dims)))
 
 
-def _as_affine(transform: sitk.Transform) -> sitk.AffineTransform:
+def _as_affine(transform: Any) -> sitk.AffineTransform:
     affine = sitk.AffineTransform(transform.GetDimension())
     affine.SetCenter(transform.GetCenter())
     affine.SetMatrix(transform.GetMatrix())

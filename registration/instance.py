@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -201,7 +201,8 @@ def _limited(raw: Tensor, settings: InstanceSettings) -> Tensor:
 def _shrunk(image: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tuple(image.shape[2:]) == shape:
         return image
-    return (F.adaptive_avg_pool3d if len(shape) == 3 else F.adaptive_avg_pool2d)(image, shape)
+    pool: Any = F.adaptive_avg_pool3d if len(shape) == 3 else F.adaptive_avg_pool2d
+    return pool(image, shape)
 
 
 def _descriptors(image: Tensor) -> Tensor:

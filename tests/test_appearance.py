@@ -3,7 +3,15 @@ import pytest
 import torch
 from scipy import ndimage
 
-from nnunet_synthtumour.appearance import LABEL_FROM, ChannelContrast, Tissue, edge_of, paper_shifted, paper_training
+from nnunet_synthtumour.appearance import (
+    LABEL_FROM,
+    ChannelContrast,
+    Tissue,
+    edge_of,
+    paper_mask,
+    paper_shifted,
+    paper_training,
+)
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.local_shape import find_shape
@@ -58,14 +66,15 @@ def test_the_papers_training_model_is_its_formula() -> None:
     smooth = smoothed(u, [5.0] * 3)
     m = ndimage.gaussian_filter(mask.numpy().astype(float), 1, truncate=8)
     tissue = ndimage.gaussian_filter(u.numpy().astype(float), 5, truncate=8)
-    grown, label = paper_training(u, smooth, mask, t)
+    ours = paper_mask(mask)
+    grown, label = paper_training(u, smooth.clone(), ours, t), ours > LABEL_FROM
     expected = u.numpy() * (1 - m) + t * tissue * m
     inside = (slice(16, -16),) * 3
     assert np.abs(grown.numpy() - expected)[inside].max() < 0.03 * t * float(
         u.std()
     )  # G5 is computed on a third of the grid
     assert (label.numpy() == (m > LABEL_FROM)).mean() > 0.9999
-    brighter, _ = paper_training(u, smooth, mask, t, _ball(64, 4.0), 1.2)
+    brighter = paper_training(u, smooth.clone(), ours, t, paper_mask(_ball(64, 4.0)), 1.2)
     assert float((brighter / grown)[32, 32, 32]) == pytest.approx(1.2, rel=0.02)
 
 

@@ -51,3 +51,34 @@ def test_2d() -> None:
     image, ball = _head(0)
     host, _ = find_host([image[15]])
     assert np.array_equal(host, ball[15])
+
+
+def _share_found(image: np.ndarray, ball: np.ndarray) -> float:
+    """Dice of the host with the ball; an image with air in it must not pass for a stripped one."""
+    host, how = find_host([image])
+    assert how == "foreground"
+    return float(2 * (host & ball).sum() / (host.sum() + ball.sum()))
+
+
+def test_the_zeros_of_noise_in_whole_numbers_are_no_stripping() -> None:
+    image, ball = _head(0)
+    noise = np.abs(np.random.default_rng(1).normal(0, 2, image.shape)).round()
+    assert (noise == 0).mean() > 0.15
+    assert _share_found(np.where(ball, image, noise), ball) > 0.97
+
+
+def test_padding_around_a_background_is_no_stripping() -> None:
+    image, ball = _head(0)
+    image += np.abs(np.random.default_rng(1).normal(5, 4, image.shape)) * ~ball + 0.1
+    assert _share_found(np.pad(image, ((9, 0), (0, 0), (0, 0))), np.pad(ball, ((9, 0), (0, 0), (0, 0)))) > 0.97
+
+
+@pytest.mark.parametrize("padding", [-1024.0, -3024.0])
+def test_the_round_field_of_view_of_ct_is_no_stripping(padding: float) -> None:
+    _, ball = _head(0)
+    generator = np.random.default_rng(0)
+    image = np.where(ball, generator.normal(40, 20, ball.shape), generator.normal(-1000, 10, ball.shape))
+    rows, columns = np.meshgrid(np.linspace(-1.4, 1.4, 34), np.linspace(-1.4, 1.4, 32), indexing="ij")
+    image[:, rows**2 + columns**2 > 1.4**2] = padding
+    assert (image == padding).mean() > 0.15
+    assert _share_found(image, ball) > 0.97

@@ -1,7 +1,8 @@
 """Build a raw nnU-Net data set from folders of images.
 
 One channel: files case.nii.gz (or case_0000.nii.gz). Several channels: files case_0000.nii.gz, case_0001.nii.gz, ... in
-the order of --channel, or one sub-folder per channel, named like it. Any format that SimpleITK reads.
+the order of --channel, or one sub-folder per channel, named like it. Any format that SimpleITK reads; a folder of DICOM
+slices (.dcm) counts as a file. Images are linked where they can stay as they are (hard links), and converted where not.
 Everything is checked first; if anything is wrong, every problem is listed and nothing is written.
 """
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--label", action="append", default=[], metavar="NAME=VALUE", help="name of a label, repeatable"
     )
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them (hard links)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the data set that an earlier run made")
     parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
 
 
@@ -33,11 +35,11 @@ def run(args: argparse.Namespace) -> None:
     import json
     import os
 
-    from nnunet_synthtumour.datasets import Folders, guessed_hosts, prepare
+    from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
     from nnunet_synthtumour.settings import settings_of
 
     target = prepare(
-        Folders(
+        PrepareOptions(
             number=args.d,
             name=args.n,
             channels=tuple(args.channel),
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
             labels=args.labels,
             label_names=_label_names(args.label),
             copy=args.copy,
+            overwrite=args.overwrite,
             processes=args.np or min(8, os.cpu_count() or 1),
         )
     )
@@ -61,7 +64,23 @@ def run(args: argparse.Namespace) -> None:
             f"The host of {len(guessed)} cases is a guess (bright foreground), because they have a background and no mask; "
             "look at labelsTr, or give --host-masks."
         )
-    print(f"next: nnUNetv2_plan_and_preprocess -d {args.d} --verify_dataset_integrity -c 3d_fullres")
+    print(f"next: {_next_command(args.d, target)}")
+
+
+def _next_command(number: int, target: Path) -> str:
+    import os
+
+    import SimpleITK as sitk
+
+    from nnunet_synthtumour.dataset_folders import PREPROCESSED
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(next((target / "labelsTr").iterdir())))
+    reader.ReadImageInformation()
+    configuration = "2d" if reader.GetDimension() == 2 else "3d_fullres"
+    planned_before = (Path(os.environ.get(PREPROCESSED) or ".") / target.name).exists()
+    clean = " --clean" if planned_before else ""  # nnU-Net would keep the fingerprint of what was there
+    return f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -c {configuration}{clean}"
 
 
 def _label_names(given: list[str]) -> dict[str, int]:
@@ -70,11 +89,7 @@ def _label_names(given: list[str]) -> dict[str, int]:
     names: dict[str, int] = {}
     for text in given:
         name, _, value = text.partition("=")
-        if not name or not value.isdigit() or int(value) == 0:
-            raise UserError(
-                f"--label {text} is not NAME=VALUE with a whole number from 1, for example --label tumour=1."
-            )
+        if not name or not value.isdecimal():
+            raise UserError(f"--label {text} is not NAME=VALUE with a whole number, for example --label tumour=1.")
         names[name] = int(value)
-    if sorted(names.values()) != list(range(1, len(names) + 1)):
-        raise UserError("The values of --label must be 1, 2, 3, ... without a gap: nnU-Net asks for that.")
     return names

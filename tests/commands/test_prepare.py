@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing.dummy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,11 @@ import SimpleITK as sitk
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.intensities import normalisation
 from nnunet_synthtumour.settings import settings_of
+from tests.small_images import ball_image, write
 
 
-def _image(seed: int, stripped: bool = True, shape: tuple[int, ...] = (20, 24, 22), scale: float = 100.0) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1.3, 1.3, n) for n in shape], indexing="ij"))
-    ball = (grid**2).sum(0) < 1
-    noise = generator.normal(3, 1, shape).clip(0.1)
-    return (np.where(ball, generator.normal(10, 2, shape).clip(1), 0 if stripped else noise) * scale).astype(np.float32)
-
-
-def _write(array: np.ndarray, file: Path, spacing: tuple[float, ...] = (3.0, 3.0, 3.0)) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array, isVector=False)
-    image.SetSpacing(spacing[: image.GetDimension()] if image.GetDimension() <= 3 else (*spacing, 1.0))
-    sitk.WriteImage(image, str(file))
-
-
-def _prepare(*arguments: object) -> int:
-    return main(["prepare", "-d", "100", "-n", "Test", "-np", "1", *map(str, arguments)])
+def _prepare(*arguments: object, number: int = 100) -> int:
+    return main(["prepare", "-d", str(number), "-n", "Test", "-np", "1", *map(str, arguments)])
 
 
 def _dataset(folders: dict[str, Path]) -> tuple[Path, dict[str, Any]]:
@@ -45,10 +31,10 @@ def _label(target: Path, case: str) -> np.ndarray:
 
 def test_roles_ignore_labels_and_links(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
     for i in range(2):
-        _write(_image(i), tmp_path / "h" / f"healthy_{i}.nii.gz")
-        _write(_image(10 + i), tmp_path / "u" / f"patient_{i}_0000.nii.gz")
-        _write(_image(20 + i), tmp_path / "l" / f"case_{i}.mha")
-        _write((_image(20 + i) > 1200).astype(np.uint8), tmp_path / "m" / f"case_{i}.nrrd")
+        write(ball_image(i), tmp_path / "h" / f"healthy_{i}.nii.gz")
+        write(ball_image(10 + i), tmp_path / "u" / f"patient_{i}_0000.nii.gz")
+        write(ball_image(20 + i), tmp_path / "l" / f"case_{i}.mha")
+        write((ball_image(20 + i) > 1200).astype(np.uint8), tmp_path / "m" / f"case_{i}.nrrd")
     assert _prepare("--healthy", tmp_path / "h", "--unlabelled", tmp_path / "u", "--labelled", tmp_path / "l",
                     "--labels", tmp_path / "m", "--channel", "FLAIR") == 0  # fmt: skip
     target, dataset_json = _dataset(nnunet_folders)
@@ -59,9 +45,9 @@ def test_roles_ignore_labels_and_links(nnunet_folders: dict[str, Path], tmp_path
     assert settings.cases("unlabelled") == ["patient_0", "patient_1"]
     assert settings.cases("labelled") == ["case_0", "case_1"]
     assert settings.hosts == {"healthy_0": "nonzero", "healthy_1": "nonzero"}
-    brain = _image(0) != 0
+    brain = ball_image(0) != 0
     assert np.array_equal(_label(target, "healthy_0") == 2, brain)
-    assert np.array_equal(_label(target, "patient_0") == 2, _image(10) != 0)
+    assert np.array_equal(_label(target, "patient_0") == 2, ball_image(10) != 0)
     assert set(np.unique(_label(target, "case_0"))) == {0, 1}
     linked = target / "imagesTr" / "healthy_0_0000.nii.gz"
     assert linked.stat().st_ino == (tmp_path / "h" / "healthy_0.nii.gz").stat().st_ino
@@ -71,8 +57,8 @@ def test_roles_ignore_labels_and_links(nnunet_folders: dict[str, Path], tmp_path
 def test_channels_as_suffixes_or_sub_folders_and_copies(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
     for i in range(2):
         for channel, name in enumerate(("FLAIR", "T1")):
-            _write(_image(i + 5 * channel), tmp_path / "a" / f"x_{i}_{channel:04d}.nii.gz")
-            _write(_image(i + 5 * channel), tmp_path / "b" / name.lower() / f"y_{i}.nii.gz")
+            write(ball_image(i + 5 * channel), tmp_path / "a" / f"x_{i}_{channel:04d}.nii.gz")
+            write(ball_image(i + 5 * channel), tmp_path / "b" / name.lower() / f"y_{i}.nii.gz")
     channels = ("--channel", "FLAIR", "--channel", "T1")
     assert _prepare("--healthy", tmp_path / "a", "--unlabelled", tmp_path / "b", "--copy", *channels) == 0
     target, dataset_json = _dataset(nnunet_folders)
@@ -90,7 +76,7 @@ def test_all_problems_of_all_files_in_one_run_and_nothing_left(
     folder = tmp_path / "in"
     for name in ("good_1", "good_2", "good_3", "shape", "nan", "constant", "missing", "four_d"):
         for channel in range(2):
-            array = _image(channel)
+            array = ball_image(channel)
             if channel and name == "shape":
                 array = array[:-2]
             if channel and name == "nan":
@@ -100,7 +86,7 @@ def test_all_problems_of_all_files_in_one_run_and_nothing_left(
             if channel and name == "four_d":
                 array = np.stack([array, array])
             if not (channel and name == "missing"):
-                _write(array, folder / f"{name}_{channel:04d}.nii.gz")
+                write(array, folder / f"{name}_{channel:04d}.nii.gz")
     assert _prepare("--healthy", folder, "--channel", "FLAIR", "--channel", "T1") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert "5 of 8 cases" in lines[0], lines
@@ -123,9 +109,9 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
 ) -> None:
     good, empty = tmp_path / "good", tmp_path / "empty"
     empty.mkdir()
-    _write(_image(0), good / "a.nii.gz")
-    _write((_image(0) > 1200).astype(np.uint8) * 5, tmp_path / "gaps" / "a.nii.gz")
-    _write(np.zeros((20, 24, 22), np.uint8), tmp_path / "nothing" / "a.nii.gz")
+    write(ball_image(0), good / "a.nii.gz")
+    write((ball_image(0) > 1200).astype(np.uint8) * 5, tmp_path / "gaps" / "a.nii.gz")
+    write(np.zeros((20, 24, 22), np.uint8), tmp_path / "nothing" / "a.nii.gz")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.nii.gz").write_bytes(b"not an image")
 
@@ -147,63 +133,155 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
     assert "renumber" in said("--labelled", good, "--labels", tmp_path / "gaps", *channel)
     assert "no --label declares" in said("--labelled", good, "--labels", tmp_path / "gaps", "--label", "a=1", *channel)
     assert "NAME=VALUE" in said("--healthy", good, "--label", "a", *channel)
+    assert "without a gap" in said("--healthy", good, "--label", "a=2", *channel)
     assert "every channel once" in said("--healthy", good, *channel, *channel)
-    (nnunet_folders["nnUNet_raw"] / "Dataset100_Other").mkdir()
-    assert "is taken by" in said("--healthy", good, *channel)
-    (nnunet_folders["nnUNet_raw"] / "Dataset100_Other").rmdir()
+    for folder in nnunet_folders.values():
+        (folder / "Dataset100_Other").mkdir()
+        assert "is taken by" in said("--healthy", good, *channel)
+        (folder / "Dataset100_Other").rmdir()
     monkeypatch.delenv("nnUNet_raw")
     assert "nnUNet_raw is not set" in said("--healthy", good, *channel)
 
 
-def _nnunet(*arguments: str) -> None:
-    """Run one of nnU-Net's own commands as a user would."""
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / arguments[0]), *arguments[1:]], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
-@pytest.mark.parametrize("stripped", [True, False])
-def test_all_healthy_data_sets_are_preprocessed_by_stock_nnunet_with_our_intensities(
-    stripped: bool, nnunet_folders: dict[str, Path], tmp_path: Path
+def test_stock_nnunet_preprocesses_what_prepare_made_with_the_intensities_it_recorded(
+    nnunet_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All healthy with a background; healthy and unlabelled, stripped, two channels; all healthy in 2D."""
     for i in range(3):
-        image = _image(i, stripped, shape=(20, 24, 22), scale=10.0 ** (i + 1))
-        padded = np.pad(image, 5) if stripped else image
-        _write(padded, tmp_path / "h" / f"h{i}.nii.gz")
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
-    _nnunet("nnUNetv2_plan_and_preprocess", "-d", "100", "-pl", "SmallPlanner", "-c", "3d_fullres",
-            "--verify_dataset_integrity", "-np", "1", "-npfp", "1")  # fmt: skip
-    folder = nnunet_folders["nnUNet_preprocessed"] / "Dataset100_Test"
-    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text())
-    assert plans["configurations"]["3d_fullres"]["use_mask_for_norm"] == [stripped]
-    settings = settings_of(json.loads((folder / "dataset.json").read_text()))
+        write(ball_image(i, stripped=False, scale=10.0 ** (i + 1)), tmp_path / "100" / f"h{i}.nii.gz")
+        write(ball_image(i)[10], tmp_path / "102" / f"h{i}.nii.gz")
+        for channel in range(2):
+            image = np.pad(ball_image(i + 10 * channel, scale=10.0 ** (i + 1)), 5)
+            role, name = ("u", f"u{i}") if i == 2 else ("h", f"h{i}")
+            write(image, tmp_path / "101" / role / f"{name}_{channel:04d}.nii.gz")
+    assert _prepare("--healthy", tmp_path / "100", "--channel", "FLAIR") == 0
+    assert _prepare("--healthy", tmp_path / "101" / "h", "--unlabelled", tmp_path / "101" / "u", "--channel", "FLAIR",
+                    "--channel", "T1", number=101) == 0  # fmt: skip
+    assert _prepare("--healthy", tmp_path / "102", "--channel", "FLAIR", number=102) == 0
+    _plan_and_preprocess("-d", "100", "101", "102", "-npfp", "1", "-pl", "SmallPlanner", "-c", "3d_fullres", "2d",
+                         "--verify_dataset_integrity", "-np", "1", "1", monkeypatch=monkeypatch)  # fmt: skip
+    for number, masked, configuration in ((100, False, "3d_fullres"), (101, True, "3d_fullres"), (102, True, "2d")):
+        name = f"Dataset{number}_Test"
+        assert _check_preprocessed(nnunet_folders, name, configuration, masked) < 1e-3
 
+
+def _plan_and_preprocess(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's own command, in this process: each of its pools of fresh processes would import torch once more. And
+    with fewer than its 10^8 samples of the foreground, which only CT needs."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
+
+    real = multiprocessing.get_context
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "multiprocessing.get_context", lambda method=None: real(method) if method is None else multiprocessing.dummy
+        )
+        patch.setattr("sys.argv", ["nnUNetv2_plan_and_preprocess", *arguments])
+        plan_and_preprocess_entry()
+
+
+def _check_preprocessed(folders: dict[str, Path], name: str, configuration: str, masked: bool) -> float:
+    """Largest difference between nnU-Net's preprocessed voxels and (raw - mean) / std."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    cases = str(folder / plans["configurations"]["3d_fullres"]["data_identifier"])
+    folder = folders["nnUNet_preprocessed"] / name
+    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text())
+    assert set(plans["configurations"][configuration]["use_mask_for_norm"]) == {masked}
+    settings = settings_of(json.loads((folder / "dataset.json").read_text()))
+    cases = str(folder / plans["configurations"][configuration]["data_identifier"])
     dataset = infer_dataset_class(cases)(cases)
-    for name in dataset.identifiers:
-        data, _, _, properties = dataset.load_case(name)
-        raw = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "h" / f"{name}.nii.gz")))
-        box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
-        known = normalisation(settings, plans, "3d_fullres", name)
+    assert len(dataset.identifiers) == 3
+    worst = 0.0
+    for case in dataset.identifiers:
+        data, _, _, properties = dataset.load_case(case)
+        known = normalisation(settings, plans, configuration, case)
         assert known is not None
-        expected = (raw[box] - known[0][0]) / known[1][0]
-        expected = np.where(raw[box] == 0, 0, expected) if stripped else expected
-        assert np.abs(np.asarray(data[0]) - expected).max() < 1e-3
+        box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
+        for channel, normalised in enumerate(np.asarray(data[:])):
+            file = folders["nnUNet_raw"] / name / "imagesTr" / f"{case}_{channel:04d}.nii.gz"
+            raw = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+            raw = (raw[None] if raw.ndim == 2 else raw)[box]
+            expected = (raw - known[0][channel]) / known[1][channel]
+            expected = np.where(raw == 0, 0, expected) if masked else expected
+            worst = max(worst, float(np.abs(normalised - expected).max()))
+    return worst
 
 
-def test_2d_images_work(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_2d_pictures_are_converted_and_the_next_command_says_2d(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = (ball_image(0)[10] / 10).astype(np.uint8)
     for i in range(2):
-        _write(_image(i)[10], tmp_path / "h" / f"h{i}.nii.gz")
+        write(picture, tmp_path / "h" / f"h{i}.png")
     assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
+    assert capsys.readouterr().out.strip().endswith("-c 2d")
     target, _ = _dataset(nnunet_folders)
-    assert np.array_equal(_label(target, "h0") == 2, _image(0)[10] != 0)
+    assert np.array_equal(_label(target, "h0") == 2, picture != 0)
+
+
+def test_a_data_set_is_replaced_only_if_asked_and_if_it_is_ours(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write(ball_image(0), tmp_path / name / f"{name}.nii.gz")
+    killed = nnunet_folders["nnUNet_raw"] / ".Dataset100_Other.unfinished"
+    killed.mkdir()
+    assert _prepare("--healthy", tmp_path / "a", "--channel", "FLAIR") == 0
+    assert not killed.exists()
+    target, _ = _dataset(nnunet_folders)
+    assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR") == 2
+    assert "--overwrite" in capsys.readouterr().err
+    write(np.full((20, 24, 22), 3.0), tmp_path / "bad" / "c.nii.gz")
+    assert _prepare("--healthy", tmp_path / "bad", "--channel", "FLAIR", "--overwrite") == 2
+    assert (target / "labelsTr" / "a.nii.gz").is_file()
+    (nnunet_folders["nnUNet_preprocessed"] / target.name).mkdir()
+    capsys.readouterr()
+    assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 0
+    assert "--clean" in capsys.readouterr().out
+    assert [file.name for file in (target / "labelsTr").iterdir()] == ["b.nii.gz"]
+    assert [folder.name for folder in nnunet_folders["nnUNet_raw"].iterdir()] == [target.name]
+    (target / "dataset.json").write_text("{}")
+    assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 2
+    assert "was not made by" in capsys.readouterr().err
+
+
+def test_nothing_stays_behind_when_writing_fails(
+    nnunet_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "a.nii.gz")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nnunet_synthtumour.case_writing.crop", interrupted)
+    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 130
+    assert list(nnunet_folders["nnUNet_raw"].iterdir()) == []
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    nnunet_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "a.nii.gz")
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--copy") == 2
+    assert "0.0 GB free" in capsys.readouterr().err
+    assert list(nnunet_folders["nnUNet_raw"].iterdir()) == []
+
+
+def test_channels_that_nnunet_would_refuse_for_their_last_digits_get_one_geometry(
+    nnunet_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "a_0000.nii.gz")
+    write(ball_image(1), tmp_path / "h" / "a_0001.nii.gz", spacing=(3.0, 3.0004, 3.0))
+    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--channel", "T1") == 0
+    target, _ = _dataset(nnunet_folders)
+    first, second = (sitk.ReadImage(str(target / "imagesTr" / f"a_{i:04d}.nii.gz")) for i in range(2))
+    assert first.GetSpacing() == second.GetSpacing()
+    assert np.array_equal(sitk.GetArrayFromImage(second), ball_image(1))
 
 
 def test_ct_records_nothing_and_takes_the_plans_statistics(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
-    _write(_image(0, stripped=False), tmp_path / "h" / "h0.nii.gz")
+    write(ball_image(0, stripped=False), tmp_path / "h" / "h0.nii.gz")
     assert _prepare("--healthy", tmp_path / "h", "--channel", "CT") == 0
     _, dataset_json = _dataset(nnunet_folders)
     plans = {
@@ -217,4 +295,5 @@ def test_ct_records_nothing_and_takes_the_plans_statistics(nnunet_folders: dict[
     assert known is not None
     assert (known[0][0], known[1][0]) == (40, 20)
     plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["ZScoreNormalization"]
+    assert normalisation(settings_of(dataset_json), plans, "3d_fullres", "h0") is None
     assert normalisation(settings_of({}), plans, "3d_fullres", "unknown") is None

@@ -29,7 +29,7 @@ def test_share_of_patches_with_a_lesion(share: float, affected: int) -> None:
     assert sum(p.affected for p in list_patches(CASES, 10, share)) == 2 * affected
 
 
-@pytest.mark.parametrize(("world", "batch_size"), itertools.product([1, 2, 3], [1, 2, 4]))
+@pytest.mark.parametrize(("world", "batch_size"), list(itertools.product([1, 2, 3], [1, 2, 4])))
 def test_ranks_share_the_set_without_overlap_and_a_batch_has_one_kind(world: int, batch_size: int) -> None:
     patches = list_patches(CASES, 7, 0.5)
     batches = [batch for rank in range(world) for batch in batches_of_rank(patches, batch_size, rank, world)]

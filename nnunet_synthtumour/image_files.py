@@ -1,0 +1,84 @@
+"""Image files: any format that SimpleITK knows, or a folder with the slices of one DICOM series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from nnunet_synthtumour.errors import UserError
+
+VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img.gz", ".hdr.gz")
+PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+ENDINGS = tuple(sorted(VOLUMES + PICTURES, key=len, reverse=True))  # .nii.gz is tried before a shorter ending
+
+
+class UnusableImage(UserError):
+    """An image that cannot be taken as it is; the text names the file, says why and what to do."""
+
+
+def stem_of(path: Path) -> str:
+    """`case_1.nii.gz` -> `case_1`; a folder of DICOM slices has its name."""
+    if path.is_dir():
+        return path.name
+    ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), "")
+    return path.name[: len(path.name) - len(ending)]
+
+
+def is_image(path: Path) -> bool:
+    """Whether this looks like an image by its name, or is a folder that holds DICOM slices."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return any(file.suffix.lower() == ".dcm" for file in path.iterdir())
+    return path.is_file() and path.name.lower().endswith(ENDINGS)
+
+
+def read_image(path: Path) -> sitk.Image:
+    """The image, 2D or 3D, one value per voxel; raises `UnusableImage` for anything else."""
+    try:
+        return _read_series(path) if path.is_dir() else _read_file(path)
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            why = "has axes that are not at right angles, which ITK and nnU-Net do not take; resample it"
+        else:
+            why = "cannot be read; is it there, and complete?"
+        raise UnusableImage(f"{path.name} {why}") from error
+
+
+def _read_file(file: Path) -> sitk.Image:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()  # a long time series is refused before it is loaded
+    size = reader.GetSize()
+    if any(n > 1 for n in size[3:]):
+        raise UnusableImage(f"{file.name} has {len(size)} dimensions; split it into 3D images")
+    if reader.GetNumberOfComponents() > 1:
+        raise UnusableImage(
+            f"{file.name} has {reader.GetNumberOfComponents()} values per voxel; split it into channels"
+        )
+    image = reader.Execute()
+    return sitk.Extract(image, [*size[:3], *[0] * (len(size) - 3)]) if len(size) > 3 else image
+
+
+def _read_series(folder: Path) -> sitk.Image:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise UnusableImage(f"{folder.name} holds {len(series)} DICOM series; make one folder for each")
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return reader.Execute()
+
+
+def write_image(image: sitk.Image, file: Path) -> None:
+    """Write a file; raises `UserError` where that fails."""
+    try:
+        sitk.WriteImage(image, str(file))
+    except RuntimeError as error:
+        raise UserError(f"{file} cannot be written; is the disk full, or the folder not yours?") from error
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file or of a folder of slices."""
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)

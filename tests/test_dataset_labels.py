@@ -1,0 +1,43 @@
+import pytest
+
+from nnunet_synthtumour.dataset_labels import check_named, dataset_labels
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_folders import Case
+
+
+def _labelled(*values: int) -> Case:
+    return Case("l", "labelled", label_values=values)
+
+
+HEALTHY = Case("h", "healthy", label_values=(0, 1))  # a host mask, whose values are no labels
+
+
+def test_labels_from_what_the_files_hold() -> None:
+    assert dataset_labels({}, [HEALTHY]) == {"background": 0, "tumour": 1, "ignore": 2}
+    assert dataset_labels({}, [_labelled(0, 1)]) == {"background": 0, "tumour": 1}
+    two = dataset_labels({}, [_labelled(0, 2), _labelled(0, 1), HEALTHY])
+    assert two == {"background": 0, "label_1": 1, "label_2": 2, "ignore": 3}
+
+
+def test_names_and_an_ignore_label_of_the_users_own() -> None:
+    named = {"edema": 1, "core": 2}
+    assert dataset_labels(named, [HEALTHY]) == {"background": 0, **named, "ignore": 3}
+    scribbles = {"background": 0, "tumour": 1, "ignore": 2}
+    assert dataset_labels(scribbles, [HEALTHY, _labelled(0, 2)]) == scribbles
+
+
+def test_what_nnunet_would_stop_at() -> None:
+    with pytest.raises(UserError, match="anything but 0"):
+        dataset_labels({}, [_labelled(0), _labelled(0)])
+    with pytest.raises(UserError, match=r"values 5, .* renumber"):
+        dataset_labels({}, [_labelled(0, 5)])
+    for named, said in (
+        ({"a": 2}, "without a gap"),
+        ({"background": 1, "a": 1}, "leave it out"),
+        ({"ignore": 1, "a": 2}, "must be the highest"),
+        ({"ignore": 1}, "at least one other"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_named(named)
+    check_named({"background": 0, "a": 1, "ignore": 2})
+    check_named({})

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import UnusableImage, read_image, size_on_disk, stem_of, write_image
+
+
+def _dicom(folder: Path, volume: np.ndarray, series: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for k, pixels in enumerate(volume):
+        image = sitk.GetImageFromArray(pixels[None])
+        for tag, value in {
+            "0008|0060": "MR",
+            "0020|000e": series,
+            "0020|000d": "1.2.3",
+            "0020|0013": str(k),
+            "0020|0032": f"0\\0\\{k * 2.5}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }.items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{series}_{9 - k}.dcm"))
+        writer.Execute(image)
+
+
+def test_a_dicom_series_is_one_image_and_two_are_a_mistake(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(0, 500, (4, 6, 5)).astype(np.int16)
+    _dicom(tmp_path / "case.1", volume, "1.2.3.4")
+    image = read_image(tmp_path / "case.1")
+    assert np.array_equal(sitk.GetArrayFromImage(image), volume)
+    assert image.GetSpacing()[2] == pytest.approx(2.5)
+    assert stem_of(tmp_path / "case.1") == "case.1"
+    assert size_on_disk(tmp_path / "case.1") > volume.nbytes
+    _dicom(tmp_path / "case.1", volume, "1.2.3.5")
+    with pytest.raises(UnusableImage, match="holds 2 DICOM series"):
+        read_image(tmp_path / "case.1")
+
+
+def test_a_fourth_axis_of_one_is_dropped_and_a_longer_one_refused(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).normal(size=(4, 6, 5)).astype(np.float32)
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing((1.0, 2.0, 3.0))
+    sitk.WriteImage(sitk.JoinSeries([image]), str(tmp_path / "one.mha"))
+    sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / "two.mha"))
+    one = read_image(tmp_path / "one.mha")
+    assert one.GetSpacing() == (1.0, 2.0, 3.0)
+    assert np.array_equal(sitk.GetArrayFromImage(one), volume)
+    with pytest.raises(UnusableImage, match=r"two\.mha has 4 dimensions"):
+        read_image(tmp_path / "two.mha")
+
+
+def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Image([3, 3], sitk.sitkVectorUInt8, 3), str(tmp_path / "rgb.png"))
+    with pytest.raises(UnusableImage, match=r"rgb\.png has 3 values per voxel"):
+        read_image(tmp_path / "rgb.png")
+    sheared = np.array([[3, 0.3, 0, 0], [0, 3, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), sheared), tmp_path / "sheared.nii.gz")
+    with pytest.raises(UnusableImage, match="not at right angles"):
+        read_image(tmp_path / "sheared.nii.gz")
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(UnusableImage, match=r"text\.nii\.gz cannot be read"):
+        read_image(tmp_path / "text.nii.gz")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_image(sitk.Image(3, 3, 3, sitk.sitkUInt8), tmp_path / "no_folder" / "x.nii.gz")
