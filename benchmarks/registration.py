@@ -5,7 +5,8 @@
 DATA holds imagesTr/ and labelsTr/ (files of the same names). SyN (antspyx) and ConvexAdam (convexAdam) take part where
 they are installed. All start from the same affine map: the others get the moving image resampled by it, so that their
 seconds are those of the deformable part, as ours are. Nobody sees labels; these are moved from the original file by the
-total map, nearest neighbour. Memory is the peak of a process that registers one pair with one method.
+total map, nearest neighbour. CPU seconds add up over threads and, unlike seconds, hardly depend on what else the
+machine does. Memory is the peak of a process that registers one pair with one method.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ def methods() -> dict[str, Method]:
     return found
 
 
+def now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
 def read(file: Path) -> tuple[Any, torch.Tensor, Geometry]:
     image = sitk.ReadImage(str(file))
     return image, torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))[None, None], Geometry.of(image)
@@ -91,7 +96,8 @@ def evaluate(data: Path, fixed_name: str, moving_name: str, chosen: dict[str, Me
     truth = read(data / "labelsTr" / fixed_name)[1][0, 0].numpy()
     labels = read(data / "labelsTr" / moving_name)[1]
 
-    def score(u: torch.Tensor, affine: torch.Tensor | None, seconds: float) -> dict[str, float]:
+    def score(u: torch.Tensor, affine: torch.Tensor | None, since: tuple[float, float]) -> dict[str, float]:
+        seconds, cpu = time.perf_counter() - since[0], time.process_time() - since[1]
         total = total_displacement(u, fixed_grid, moving_grid, affine)
         moved = warp(labels, total, "nearest", "zeros")[0, 0].numpy()
         per_label = overlap(moved, truth, fixed_grid.spacing[::-1]).values()
@@ -101,20 +107,21 @@ def evaluate(data: Path, fixed_name: str, moving_name: str, chosen: dict[str, Me
             "folds": folds_percent(u),
             "sd_log_jacobian": sd_log_jacobian(u),
             "seconds": seconds,
+            "cpu": cpu,
         }
 
     still = torch.zeros(1, fixed.ndim - 2, *fixed.shape[2:])
-    rows = {"initial": score(still, None, 0.0)}
-    started = time.perf_counter()
+    rows = {"initial": score(still, None, now())}
+    started = now()
     matrix = affine_matrix(affine_transform(fixed_image, moving_image, threads=torch.get_num_threads()))
-    rows["affine"] = score(still, matrix, time.perf_counter() - started)
+    rows["affine"] = score(still, matrix, started)
     field = affine_displacement(voxel_map(fixed_grid, moving_grid, matrix), fixed.shape[2:]).float()
     fixed, moving = normalised(fixed), normalised(moving)
     aligned, known = warp(moving, field), warp(torch.ones_like(moving), field, padding="zeros")
     for name, method in chosen.items():
-        started = time.perf_counter()
+        started = now()
         u = method(aligned, fixed, known)
-        rows[name] = score(u, matrix, time.perf_counter() - started)
+        rows[name] = score(u, matrix, started)
     return rows
 
 
@@ -150,15 +157,17 @@ def main() -> None:
         print(f"{index + 1}/{len(pairs)} {fixed} <- {moving}: {summary}", file=sys.stderr, flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n")
-    print("| method | Dice | HD95 mm | folds % (mean, worst) | SDlogJ | seconds (median, worst) | peak MiB |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| method | Dice | HD95 mm | folds % (mean, worst) | SDlogJ | seconds (median, worst) | CPU s (median) | peak MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name in ("initial", "affine", *chosen):
         column = {key: np.array([pair[name][key] for pair in results]) for key in results[0][name]}
         memory = f"{memory_of(arguments, name):.0f}" if name in chosen else ""
         print(
             f"| {name} | {column['dice'].mean():.4f} | {column['hd95'].mean():.2f} | {column['folds'].mean():.4f}, "
             f"{column['folds'].max():.4f} | {column['sd_log_jacobian'].mean():.3f} | "
-            f"{np.median(column['seconds']):.1f}, {column['seconds'].max():.1f} | {memory} |"
+            f"{np.median(column['seconds']):.2f}, {column['seconds'].max():.1f} | {np.median(column['cpu']):.1f} | {memory} |"
         )
 
 

@@ -28,7 +28,7 @@ BENDING_SHARE = 1.0
 
 @dataclass(frozen=True)
 class InstanceSettings:
-    """How a pair is optimised. `iterations` is the total, in equal shares for every level.
+    """How a pair is optimised. `iterations` is the total over all levels, half as many on the finest as on others.
 
     `levels` are the shrink factors of the images, coarse to fine; `stride` image voxels of a level share one voxel of
     the velocity. `regularity_weight` multiplies the diffusion or bending energy of the velocity; None takes that of
@@ -36,12 +36,12 @@ class InstanceSettings:
     """
 
     similarity: Similarity = "lncc"
-    iterations: int = 90
+    iterations: int = 40
     levels: tuple[int, ...] = (4, 2, 1)
     stride: int = 2
     regularity: Literal["diffusion", "bending"] = "diffusion"
     regularity_weight: float | None = None
-    learning_rate: float = 0.2
+    learning_rate: float = 0.4
     smoothing: float = 1.0
     max_displacement: float = 0.3
     outflow: float = 1.0
@@ -184,8 +184,11 @@ class _Cost:
 
 
 def _shares(total: int, levels: int) -> list[int]:
-    """Iterations per level: equal shares, the remainder to the coarsest, where they are cheapest."""
-    return [total // levels + (total % levels if level == 0 else 0) for level in range(levels)]
+    """Iterations per level: the finest, by far the dearest, gets half as many as each other; the remainder goes to the
+    coarsest."""
+    finest = total // (2 * levels - 1)
+    between = [2 * finest] * (levels - 2)
+    return [total] if levels == 1 else [total - finest - sum(between), *between, finest]
 
 
 def _limited(raw: Tensor, settings: InstanceSettings) -> Tensor:

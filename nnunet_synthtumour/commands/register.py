@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="trained registration network to start from")
     parser.add_argument(
-        "--iterations", type=int, metavar="N", help="of the optimisation; 0: none (default: %(default)s)", default=90
+        "--iterations", type=int, metavar="N", help="of the optimisation; 0: none (default: %(default)s)", default=40
     )
     parser.add_argument(
         "--similarity",
