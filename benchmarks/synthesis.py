@@ -2,8 +2,9 @@
 
     python benchmarks/synthesis.py [-o OUT] [--repeats 40] [--no-loader]
 
-One thread, its CPU time: other programs on the machine disturb that less. A patch of 205^3 is what nnU-Net cuts out for a final patch of 128^3. Times in ms; `share` is the median cost
-of a lesion over the mean cost of nnU-Net's training transforms on the same patch.
+One thread, its CPU time: other programs on the machine disturb that less. A patch of 205^3 is what nnU-Net cuts out for
+a final patch of 128^3. Times in ms; `share` is the median cost of a lesion over the mean cost of nnU-Net's training
+transforms on the same patch.
 """
 
 from __future__ import annotations
