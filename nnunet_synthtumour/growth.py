@@ -28,7 +28,7 @@ from nnunet_synthtumour.smoothing import smoothed
 
 UNKNOWN_ZERO_IN_DEVIATIONS = 3.5
 PAPER_MARGIN_VOXELS = 3
-SLAB = 16  # planes at a time: what is held is the shape, and slabs stay in the cache
+SLAB = 8  # planes at a time: what is held is the shape, and slabs stay in the cache
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,16 @@ def _grow_as_in_the_paper(scene: Scene, lesion: Lesion, shape: LocalShape, parts
     inner = paper_mask(shape.lattice.to_voxels(parts[0]) > 0) if parts else None
     for channel in range(scene.image.shape[0]):
         tissue = _paper_tissue(scene.image[channel], shape.box)
-        u, zero = scene.rebased(channel, shape.box, shape.host)
+        zero = scene.zero(channel, shape.box, shape.host)
+        tissue.sub_(zero)
         inner_factor = lesion.parts[0].contrast[channel].factor if parts else 1.0
-        u = paper_training(u, tissue.sub_(zero), m, lesion.contrast[channel].factor, inner, inner_factor).add_(zero)
-        del tissue  # before another tensor of the box's size is needed
         crop = scene.image[channel][shape.box]
-        crop.copy_(torch.where(shape.host, u, crop))
+        for start in range(0, len(crop), SLAB):
+            slab = slice(start, min(start + SLAB, len(crop)))
+            second = None if inner is None else inner[slab]
+            factor = lesion.contrast[channel].factor
+            grown = paper_training(crop[slab] - zero, tissue[slab], m[slab], factor, second, inner_factor).add_(zero)
+            crop[slab] = torch.where(shape.host[slab], grown, crop[slab])
     return (m > LABEL_FROM).logical_and_(shape.host)
 
 
