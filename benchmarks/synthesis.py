@@ -114,10 +114,11 @@ def peak_extra_mb(preset: str, side: int) -> tuple[float, float]:
 
 
 def _measure_peak(preset: str, side: int, queue: Any) -> None:
-    small = patch(48, 1)
-    timed(transform(preset, 48, 1, (1, 1)), small, 2)  # what is loaded or cached on first use is not the lesion's
     sample = patch(side, 1)
     grow = transform(preset, side, 1, (80, 80))
+    # What is loaded, cached or kept as a workspace of matrix products on first use is the process's, not a lesion's: one
+    # per worker, however many lesions it grows.
+    timed(grow, patch(side, 1), 2)
     np.random.seed(1)
     lesion = grow.get_parameters(**sample)["lesions"].lesions[0]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here (Linux)

@@ -28,7 +28,7 @@ from nnunet_synthtumour.smoothing import smoothed
 
 UNKNOWN_ZERO_IN_DEVIATIONS = 3.5
 PAPER_MARGIN_VOXELS = 3
-SLAB = 8  # planes at a time: what is held is the shape, and slabs stay in the cache
+SLAB = 6  # planes at a time: what is held is the shape, and slabs stay in the cache
 
 
 @dataclass(frozen=True)
