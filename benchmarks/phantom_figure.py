@@ -15,7 +15,7 @@ import numpy as np
 
 from nnunet_synthtumour.phantom import Subject, make_subject
 
-SHOWN = [(1, False), (4, False), (100_002, True), (100_004, True), (100_006, True), (100_009, True), (100_011, True)]
+SHOWN = [(1, False), (4, False), *((200_000 + i, True) for i in (1, 2, 8, 10, 13))]
 
 
 def slices(subject: Subject) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -76,7 +76,9 @@ def sheet(
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=60)
     plt.close(figure)
-    Image.open(file).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(file, optimize=True)  # small enough to keep in the repository
+    Image.open(file).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(
+        file, optimize=True
+    )  # small enough to keep in the repository
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
     python benchmarks/synthesis.py [-o OUT] [--repeats 40] [--no-loader]
 
-One thread, its CPU time: other programs on the machine disturb that less. A patch of 205^3 is what nnU-Net cuts out for a final patch of 128^3. Times in ms; `share` is the median cost
-of a lesion over the mean cost of nnU-Net's training transforms on the same patch.
+One thread, its CPU time: other programs on the machine disturb that less. A patch of 205^3 is what nnU-Net cuts out for
+a final patch of 128^3. Times in ms; `share` is the median cost of a lesion over the mean cost of nnU-Net's training
+transforms on the same patch.
 """
 
 from __future__ import annotations
@@ -113,10 +114,11 @@ def peak_extra_mb(preset: str, side: int) -> tuple[float, float]:
 
 
 def _measure_peak(preset: str, side: int, queue: Any) -> None:
-    small = patch(48, 1)
-    timed(transform(preset, 48, 1, (1, 1)), small, 2)  # what is loaded or cached on first use is not the lesion's
     sample = patch(side, 1)
     grow = transform(preset, side, 1, (80, 80))
+    # What is loaded, cached or kept as a workspace of matrix products on first use is the process's, not a lesion's: one
+    # per worker, however many lesions it grows.
+    timed(grow, patch(side, 1), 2)
     np.random.seed(1)
     lesion = grow.get_parameters(**sample)["lesions"].lesions[0]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here (Linux)

@@ -70,12 +70,13 @@ def paper_training(
 ) -> torch.Tensor:
     """The reference's training model: u (1 - m) + t G5(u) m, with m = G1(mask).
 
-    `tissue` is G5(u) and is overwritten. `inner` is the m of the second, nested shape, in which a second factor applies.
+    `tissue` is G5(u); it and u are overwritten. `inner` is the m of the second, nested shape, where a second factor
+    applies.
     """
     grown = tissue.mul_(factor)
     if inner is not None:
         grown.mul_(inner * (inner_factor - 1) + 1)
-    return torch.lerp(u, grown, m)
+    return u.lerp_(grown, m)
 
 
 def paper_shifted(u: torch.Tensor, mask: torch.Tensor, contrast: ChannelContrast, unit: float = 1.0) -> torch.Tensor:
@@ -143,40 +144,33 @@ def layers_of(
     )
 
 
-def tissue_model(
+def gain_and_offset(
     u: torch.Tensor,
-    opacity: torch.Tensor,
-    host: torch.Tensor,
     contrasts: Sequence[ChannelContrast],
     layers: Layers,
     lattice: Lattice,
     tissue: Tissue,
     spacing: Sequence[float],
     unit: float = 1.0,
-) -> torch.Tensor:
-    """What is to be added to u: m (f b - u), with b between the smoothed tissue and one level, the host's mean.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """g and o on blocks, such that the lesion's intensity is f b = g u + o.
 
-    m is the opacity, f the factor of the contrast (for CT: added / `unit`), b = s + k (u - s) + h (mean - s) with s the
-    tissue smoothed over the host, k the texture that is kept and h the homogeneity. `contrasts` are of the lesion and its
-    nested parts. f and b are computed on blocks, as f k u + f ((1 - k - h) s + h mean), and interpolated.
+    f is the factor of the contrast (for CT: added / `unit`), b = s + k (u - s) + h (mean - s) with s the tissue smoothed
+    over the host, k the texture that is kept and h the homogeneity: g = f k and o = f ((1 - k - h) s + h mean). `u` is the
+    mean of u over each block, 0 outside of the host; `contrasts` are of the lesion and its nested parts.
     """
     kept, alike = tissue.texture_kept, tissue.homogeneity
-    masked = lattice.mean(u * host)
-    level = float(masked.sum() / layers.host.sum().clamp_min(1e-6))
-    base = gaussian(masked, _sigma(tissue, lattice, spacing)).div_(layers.smooth_host)
+    level = float(u.sum() / layers.host.sum().clamp_min(1e-6))
+    base = gaussian(u, _sigma(tissue, lattice, spacing)).div_(layers.smooth_host)
     base.mul_(1 - kept - alike).add_(alike * level)
     in_hu = contrasts[0].hu is not None
     values = [(c.hu or 0.0) / unit if in_hu else c.factor for c in contrasts]
     f = _blended(values, neutral=0.0 if in_hu else 1.0, layers=layers, halo=tissue.halo)
     if in_hu:
-        base.add_(f)
-        change = u.mul_(kept - 1)
-    else:
-        if layers.texture is not None:
-            f.mul_(layers.texture)
-        base.mul_(f)
-        change = u.mul_(lattice.to_voxels(f.mul_(kept)).sub_(1)) if kept > 0 else u.neg_()
-    return change.add_(lattice.to_voxels(base)).mul_(opacity)
+        return torch.full_like(base, kept), base.add_(f)
+    if layers.texture is not None:
+        f.mul_(layers.texture)
+    return f * kept, base.mul_(f)
 
 
 def _blended(values: Sequence[float], neutral: float, layers: Layers, halo: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -44,7 +45,7 @@ class CasePool:
             return [work(item) for item in bar(items)]
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(min(self._processes, len(items)), context, _one_thread)
+            self._pool = ProcessPoolExecutor(min(self._processes, len(items)), context, _begin_worker)
         try:
             return list(bar(self._pool.map(work, items)))
         except BrokenProcessPool as error:
@@ -53,6 +54,7 @@ class CasePool:
             ) from error
 
 
-def _one_thread() -> None:
-    """The processes are the parallelism."""
+def _begin_worker() -> None:
+    """One thread each, for the processes are the parallelism; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -13,11 +13,11 @@ from nnunet_synthtumour.appearance import (
     LABEL_FROM,
     PAPER_TISSUE_SIGMA,
     edge_of,
+    gain_and_offset,
     layers_of,
     paper_mask,
     paper_shifted,
     paper_training,
-    tissue_model,
 )
 from nnunet_synthtumour.drawing import Lesion
 from nnunet_synthtumour.local_shape import LocalShape, find_shape
@@ -28,6 +28,7 @@ from nnunet_synthtumour.smoothing import smoothed
 
 UNKNOWN_ZERO_IN_DEVIATIONS = 3.5
 PAPER_MARGIN_VOXELS = 3
+SLAB = 6  # planes at a time: what is held is the shape, and slabs stay in the cache
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,20 @@ class Scene:
             zeros = tuple(float(-m / s) for m, s in zip(mean, units, strict=True))
         return Scene(image, seg, int(ignore_label), tuple(float(mm) for mm in spacing), zeros, units)
 
+    def zero(self, channel: int, box: tuple[slice, ...], host: torch.Tensor) -> float:
+        """z0 of a channel. Where it is unknown, it is put so far below the mean of the host in the box that a factor of t
+        adds (t - 1) * 3.5 deviations of the host."""
+        known = self.zeros[channel]
+        if known is not None:
+            return known
+        values = self.image[channel][box][host]
+        spread = float(values.std()) if values.numel() > 1 else 1.0
+        return float(values.mean()) - UNKNOWN_ZERO_IN_DEVIATIONS * spread if values.numel() else 0.0
+
     def rebased(self, channel: int, box: tuple[slice, ...], host: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """u = x - z0 (a new tensor) and z0. Where the raw zero is unknown, it is put so far below the host's mean that a
-        factor of t adds (t - 1) * 3.5 deviations of the host."""
-        x, zero = self.image[channel][box], self.zeros[channel]
-        if zero is None:
-            values = x[host]
-            spread = float(values.std()) if values.numel() > 1 else 1.0
-            zero = float(values.mean()) - UNKNOWN_ZERO_IN_DEVIATIONS * spread if values.numel() else 0.0
-        return x - zero, zero
+        """u = x - z0 (a new tensor) and z0."""
+        zero = self.zero(channel, box, host)
+        return self.image[channel][box] - zero, zero
 
 
 def grow_lesion(scene: Scene, lesion: Lesion, labels: Mapping[str, int], shifted: bool = False) -> LocalShape | None:
@@ -92,17 +98,20 @@ def grow_lesion(scene: Scene, lesion: Lesion, labels: Mapping[str, int], shifted
 def _grow_tissue(scene: Scene, lesion: Lesion, shape: LocalShape, parts: list[torch.Tensor]) -> torch.Tensor:
     if lesion.mass_effect > 0:
         push_away(scene.image, scene.seg, scene.ignore_label, shape, lesion.body, lesion.mass_effect, scene.spacing)
-    lattice, tissue, box = shape.lattice, lesion.tissue, shape.box
-    layers = layers_of(shape.blocks, parts, shape.host.float(), lattice, tissue, lesion.body.radius_mm, scene.spacing)
-    opacity = (
-        lattice.to_voxels(edge_of(shape.blocks, tissue, lattice.spacing(scene.spacing))).clamp_(0, 1).mul_(shape.host)
-    )
+    lattice, tissue, host = shape.lattice, lesion.tissue, shape.host
+    layers = layers_of(shape.blocks, parts, host.float(), lattice, tissue, lesion.body.radius_mm, scene.spacing)
+    edge = edge_of(shape.blocks, tissue, lattice.spacing(scene.spacing))
     for channel in range(scene.image.shape[0]):
-        u, _ = scene.rebased(channel, box, shape.host)
+        x = scene.image[channel][shape.box]
+        zero = scene.zero(channel, shape.box, host)
+        u = lattice.mean(x * host) - zero * layers.host
         contrasts = [lesion.contrast[channel], *(part.contrast[channel] for part in lesion.parts)]
-        unit = scene.units[channel]
-        change = tissue_model(u, opacity, shape.host, contrasts, layers, lattice, tissue, scene.spacing, unit)
-        scene.image[channel][box] += change  # exactly 0 where the opacity is 0
+        gain, offset = gain_and_offset(u, contrasts, layers, lattice, tissue, scene.spacing, scene.units[channel])
+        for start in range(0, len(host), SLAB):
+            slab = slice(start, min(start + SLAB, len(host)))
+            opacity = lattice.to_voxels(edge, slab).clamp(0, 1).mul_(host[slab])
+            change = (x[slab] - zero).mul_(lattice.to_voxels(gain, slab) - 1).add_(lattice.to_voxels(offset, slab))
+            x[slab] += change.mul_(opacity)  # exactly 0 where the opacity is 0
     return shape.mask
 
 
@@ -121,12 +130,16 @@ def _grow_as_in_the_paper(scene: Scene, lesion: Lesion, shape: LocalShape, parts
     inner = paper_mask(shape.lattice.to_voxels(parts[0]) > 0) if parts else None
     for channel in range(scene.image.shape[0]):
         tissue = _paper_tissue(scene.image[channel], shape.box)
-        u, zero = scene.rebased(channel, shape.box, shape.host)
+        zero = scene.zero(channel, shape.box, shape.host)
+        tissue.sub_(zero)
         inner_factor = lesion.parts[0].contrast[channel].factor if parts else 1.0
-        u = paper_training(u, tissue.sub_(zero), m, lesion.contrast[channel].factor, inner, inner_factor).add_(zero)
-        del tissue  # before another tensor of the box's size is needed
         crop = scene.image[channel][shape.box]
-        crop.copy_(torch.where(shape.host, u, crop))
+        for start in range(0, len(crop), SLAB):
+            slab = slice(start, min(start + SLAB, len(crop)))
+            second = None if inner is None else inner[slab]
+            factor = lesion.contrast[channel].factor
+            grown = paper_training(crop[slab] - zero, tissue[slab], m[slab], factor, second, inner_factor).add_(zero)
+            crop[slab] = torch.where(shape.host[slab], grown, crop[slab])
     return (m > LABEL_FROM).logical_and_(shape.host)
 
 

@@ -13,7 +13,7 @@ from nnunet_synthtumour.shapes import Body
 
 FALL_OFF = 0.4  # of the push, in radii from the surface
 LEAST_VOXELS = 0.35  # a shorter push is not worth an interpolation
-SLAB = 12  # planes at a time: little memory, and it stays in the cache
+SLAB = 4  # planes at a time: little memory, and it stays in the cache
 
 
 def push_away(image: torch.Tensor, seg: torch.Tensor, ignore_label: int, shape: LocalShape, body: Body, share: float,

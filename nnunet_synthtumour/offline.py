@@ -60,7 +60,8 @@ def grow_files(growth: Growth, processes: int = 1) -> list[str]:
     else:
         with ProcessPoolExecutor(processes) as pool:
             names = list(tqdm(pool.map(_grow_one, jobs), **bar))
-    _write_dataset_json(growth, len(names))
+    # what an earlier run with a larger number left is part of the data set too
+    _write_dataset_json(growth, len(list((growth.out / "labelsTr").glob("*.nii.gz"))))
     return names
 
 
@@ -70,6 +71,9 @@ def _check_same_run(growth: Growth) -> None:
         "images": [[str(f.resolve()) for f in files] for files in growth.images],
         "preset": to_json(load_model(growth.preset, growth.model_overrides())),
         "seed": growth.seed,
+        "channels": list(growth.channels),
+        "hosts": [None if host is None else str(host.resolve()) for host in growth.hosts],
+        "sub_regions": growth.sub_regions,
     }
     file = growth.out / "grow.json"
     if growth.out.exists() and any(growth.out.iterdir()):

@@ -6,12 +6,13 @@ subject = make_subject(seed=3, spacing=2.4, tumour=True, second="t1", visibility
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
 
 from nnunet_synthtumour.phantom_anatomy import EXTENT_MM, FINE_MM, STRUCTURES, template
-from nnunet_synthtumour.phantom_tumour import CORE, NECROSIS, OEDEMA, Tumour, grow_tumour, mass_effect
+from nnunet_synthtumour.phantom_tumour import CORE, NECROSIS, OEDEMA, Tumour, displaced, grow_tumour, mass_effect
 
 # Mean signal per tissue, in the order of STRUCTURES, of three FLAIR protocols; and of a T1 and a CT (HU).
 SCANNERS = {
@@ -69,7 +70,8 @@ def make_subject(
     if tumour:
         volume = float(np.exp(generator.uniform(np.log(6), np.log(100))))
         grown = grow_tumour(_labels(maps), spacing, volume, generator)
-        pushed = mass_effect(grown, spacing, generator.uniform(0, 5))
+        pushed = mass_effect(grown, maps.sum(0) > 0.5, spacing, generator.uniform(0, 6))
+        grown = displaced(grown, pushed)
         displacement = pushed + _sample(displacement, pushed)
         maps = _tissues(shape, spacing, displacement)
     anatomy = _labels(maps)
@@ -102,15 +104,20 @@ def _sample(field: np.ndarray, displacement: np.ndarray, order: int = 1) -> np.n
 
 def _tissues(shape: tuple[int, ...], spacing: float, displacement: np.ndarray) -> np.ndarray:
     """The template's tissue maps (6, X, Y, Z) on the subject's grid, averaged over its voxels (partial volume)."""
-    fine = template()
-    blur = 0.38 * spacing / FINE_MM
+    fine = _template_at(spacing)
     grid = np.stack(np.meshgrid(*[np.arange(n, dtype=np.float64) for n in shape], indexing="ij")) + displacement
     middle = np.array([(n - 1) / 2 for n in shape]).reshape(3, 1, 1, 1)
     fine_middle = np.array([(n - 1) / 2 for n in fine.shape[1:]]).reshape(3, 1, 1, 1)
     where = (grid - middle) * spacing / FINE_MM + fine_middle
     return np.stack([
-        ndimage.map_coordinates(ndimage.gaussian_filter(m, blur), where, order=1, mode="constant") for m in fine
+        ndimage.map_coordinates(m, where, order=1, mode="constant") for m in fine
     ]).astype(np.float32)  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _template_at(spacing: float) -> np.ndarray:
+    """The tissue maps as voxels of `spacing` average them, still on the fine grid."""
+    return np.stack([ndimage.gaussian_filter(m, 0.38 * spacing / FINE_MM) for m in template()])
 
 
 def _labels(maps: np.ndarray) -> np.ndarray:
@@ -137,7 +144,7 @@ def _paint(signal: np.ndarray, grown: Tumour | None, levels: tuple[float, float,
         return signal
     whole, core, necrosis = _tumour_weights(grown)
     painted = signal + whole * (levels[0] * (1 + 0.5 * texture) - signal) * 0.85
-    painted = painted + core * (levels[1] * (1 + texture) - painted)
+    painted = painted + core * (levels[1] * (1 + 1.5 * texture) - painted)
     painted = painted + necrosis * (levels[2] * (1 + texture) - painted)
     return signal + visibility * (painted - signal)
 

@@ -16,6 +16,7 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.phantom import Subject, make_subject
 
 MANIFEST = "phantom.json"
+GENERATION = 2  # raised whenever the same seed gives other images, so that no folder mixes two generations
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,20 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
     if out.exists() and any(out.iterdir()):
         if not manifest.is_file():
             raise UserError(f"{out} is not empty and holds no phantoms; choose another folder.")
-        if json.loads(manifest.read_text())["set"] != block:
+        present = json.loads(manifest.read_text())
+        if present.get("generation") != GENERATION:
+            raise UserError(
+                f"{out} holds phantoms of another version of this package; choose another folder or remove it."
+            )
+        if present.get("set") != block:
             raise UserError(f"{out} holds phantoms made with other options; choose another folder or remove it.")
     out.mkdir(parents=True, exist_ok=True)
     if not manifest.exists():
-        manifest.write_text(json.dumps({"set": block}))
+        manifest.write_text(json.dumps({"generation": GENERATION, "set": block}))
+
+    undeformed = out / "truth" / "undeformed_anatomy.nii.gz"
+    if not undeformed.exists():
+        _write(make_subject(0, wanted.spacing, deformation=0.0).anatomy, undeformed, wanted.spacing)
     jobs = [(role, i) for role in ("healthy", "unlabelled", "test") for i in range(getattr(wanted, role))]
     arguments = [(out, wanted, role, i) for role, i in jobs]
     if processes <= 1:
@@ -52,7 +62,7 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
             cases = list(
                 tqdm(pool.map(_write_case, arguments), total=len(jobs), desc="phantoms", unit="case", disable=None)
             )
-    manifest.write_text(json.dumps({"set": block, "cases": dict(cases)}, indent=1))
+    manifest.write_text(json.dumps({"generation": GENERATION, "set": block, "cases": dict(cases)}, indent=1))
     return manifest
 
 
@@ -68,28 +78,37 @@ def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict
     whole = (subject.regions > 0).astype(np.uint8)
     # nnUNetv2_predict reads the folder of test images as it is, and wants channel numbers there.
     suffix = "_0000" if role == "test" else ""
-    _write(subject.images["flair"], out / role / f"{name}{suffix}.nii.gz", subject)
+    _write(subject.images["flair"], out / role / f"{name}{suffix}.nii.gz", subject.spacing)
     if wanted.second != "none":
-        _write(subject.images[wanted.second], out / wanted.second / role / f"{name}{suffix}.nii.gz", subject)
+        _write(subject.images[wanted.second], out / wanted.second / role / f"{name}{suffix}.nii.gz", subject.spacing)
     if role == "test":
-        _write(whole, out / "test_labels" / f"{name}.nii.gz", subject)
+        _write(whole, out / "test_labels" / f"{name}.nii.gz", subject.spacing)
     if role == "unlabelled":
-        _write(whole, out / "truth" / "unlabelled" / f"{name}.nii.gz", subject)
+        _write(whole, out / "truth" / "unlabelled" / f"{name}.nii.gz", subject.spacing)
     if role != "healthy":
-        _write(subject.regions, out / "truth" / "regions" / f"{name}.nii.gz", subject)
-    _write(subject.anatomy, out / "truth" / "anatomy" / f"{name}.nii.gz", subject)
-    (out / "truth" / "displacement").mkdir(parents=True, exist_ok=True)
-    np.save(out / "truth" / "displacement" / f"{name}.npy", subject.displacement.astype(np.float16))
+        _write(subject.regions, out / "truth" / "regions" / f"{name}.nii.gz", subject.spacing)
+    _write(subject.anatomy, out / "truth" / "anatomy" / f"{name}.nii.gz", subject.spacing)
+    _write_displacement(subject, out / "truth" / "displacement" / f"{name}.nii.gz")
     about = {"role": role, "seed": number, "scanner": subject.scanner, "tumour_ml": round(subject.tumour_ml, 2)}
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(about))
     return name, about
 
 
-def _write(array: np.ndarray, file: Path, subject: Subject) -> None:
+def _write(array: np.ndarray, file: Path, spacing: float) -> None:
     """(X, Y, Z) with x to the left and y to the front, as an image in ITK's coordinates (left, posterior, superior)."""
+    _save(sitk.GetImageFromArray(np.ascontiguousarray(array[:, ::-1].transpose(2, 1, 0))), array.shape, file, spacing)
+
+
+def _write_displacement(subject: Subject, file: Path) -> None:
+    """A field of vectors in mm, as `SimpleITK.DisplacementFieldTransform` takes it: subject point -> undeformed point."""
+    millimetres = subject.displacement * subject.spacing * np.array([1, -1, 1], np.float32).reshape(3, 1, 1, 1)
+    vectors = np.ascontiguousarray(millimetres[:, :, ::-1].transpose(3, 2, 1, 0), dtype=np.float32)
+    _save(sitk.GetImageFromArray(vectors, isVector=True), subject.anatomy.shape, file, subject.spacing)
+
+
+def _save(image: sitk.Image, shape: tuple[int, ...], file: Path, spacing: float) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array[:, ::-1].transpose(2, 1, 0)))
-    image.SetSpacing((subject.spacing,) * 3)
-    image.SetOrigin(tuple(-(n - 1) / 2 * subject.spacing for n in array.shape))
+    image.SetSpacing((spacing,) * 3)
+    image.SetOrigin(tuple(-(n - 1) / 2 * spacing for n in shape))
     sitk.WriteImage(image, str(file))

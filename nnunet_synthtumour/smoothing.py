@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-SLAB_BLOCKS = 8
+SLAB_BLOCKS = 4
 
 
 def gaussian(field: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:

@@ -67,14 +67,14 @@ def test_the_papers_training_model_is_its_formula() -> None:
     m = ndimage.gaussian_filter(mask.numpy().astype(float), 1, truncate=8)
     tissue = ndimage.gaussian_filter(u.numpy().astype(float), 5, truncate=8)
     ours = paper_mask(mask)
-    grown, label = paper_training(u, smooth.clone(), ours, t), ours > LABEL_FROM
+    grown, label = paper_training(u.clone(), smooth.clone(), ours, t), ours > LABEL_FROM
     expected = u.numpy() * (1 - m) + t * tissue * m
     inside = (slice(16, -16),) * 3
     assert np.abs(grown.numpy() - expected)[inside].max() < 0.03 * t * float(
         u.std()
     )  # G5 is computed on a third of the grid
     assert (label.numpy() == (m > LABEL_FROM)).mean() > 0.9999
-    brighter = paper_training(u, smooth.clone(), ours, t, paper_mask(_ball(64, 4.0)), 1.2)
+    brighter = paper_training(u.clone(), smooth.clone(), ours, t, paper_mask(_ball(64, 4.0)), 1.2)
     assert float((brighter / grown)[32, 32, 32]) == pytest.approx(1.2, rel=0.02)
 
 

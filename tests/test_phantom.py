@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_synthtumour.cli import main
-from nnunet_synthtumour.phantom import STRUCTURES, Subject, grid_shape, make_subject
+from nnunet_synthtumour.phantom import OEDEMA, STRUCTURES, Subject, grid_shape, make_subject
 
 SPACING = 3.0
 
@@ -82,14 +82,27 @@ def test_the_tumour_lies_in_the_brain_in_one_piece_with_nested_regions(patient: 
 
 @pytest.mark.parametrize("second", ["t1", "ct"])
 def test_visibility_orders_the_contrast_of_the_second_modality(second: str) -> None:
-    contrasts = []
-    for visibility in (0.0, 0.5, 1.0):
-        subject = make_subject(5, SPACING, tumour=True, second=second, visibility=visibility, scanner="a")
-        image, whole = subject.images[second], subject.regions > 0
-        invisible = make_subject(5, SPACING, tumour=True, second=second, visibility=0.0, scanner="a").images[second]
-        contrasts.append(abs(float((image - invisible)[whole].mean())))
-    assert contrasts[0] == 0
-    assert contrasts[0] < contrasts[1] < contrasts[2]
+    subjects = [make_subject(5, SPACING, tumour=True, second=second, visibility=v) for v in (0.0, 0.5, 1.0)]
+    invisible, faint, plain = (subject.images[second].astype(float) for subject in subjects)
+    whole = subjects[0].regions > 0
+    far = ndimage.distance_transform_edt(~whole) > 5
+    assert np.array_equal(invisible[far], plain[far])
+    assert 0 < np.abs(faint - invisible)[whole].mean() < 0.7 * np.abs(plain - invisible)[whole].mean()
+    assert all(np.array_equal(subject.images["flair"], subjects[0].images["flair"]) for subject in subjects)
+
+
+def test_tumours_follow_white_matter_and_are_no_balls() -> None:
+    """Solidity: the volume over that of the ellipsoid with the same inertia, 1 for every ball and ellipsoid."""
+    solidity = []
+    for seed in (11, 12, 14, 19):
+        subject = make_subject(seed, SPACING, tumour=True)
+        whole = subject.regions > 0
+        ring = ndimage.binary_dilation(whole, iterations=2) & ~whole & subject.brain
+        white = subject.anatomy == STRUCTURES["white_matter"]
+        assert white[subject.regions == OEDEMA].mean() > 1.15 * white[ring].mean()
+        points = np.argwhere(whole)
+        solidity.append(len(points) / (4 / 3 * np.pi * np.sqrt(np.linalg.det(5 * np.cov(points.T)))))
+    assert np.mean(solidity) < 0.9
 
 
 def test_command_keeps_the_truth_apart_continues_and_does_not_depend_on_processes(
@@ -110,6 +123,7 @@ def test_command_keeps_the_truth_apart_continues_and_does_not_depend_on_processe
     assert manifest["cases"]["test_000"]["tumour_ml"] > 0
     assert manifest["cases"]["healthy_000"]["tumour_ml"] == 0
 
+    _check_the_written_truth(tmp_path / "a" / "truth", "test_000")
     kept = (tmp_path / "a" / "healthy" / "healthy_000.nii.gz").stat().st_mtime_ns
     assert main(["phantom", str(tmp_path / "a"), *options, "-np", "1"]) == 0
     assert (tmp_path / "a" / "healthy" / "healthy_000.nii.gz").stat().st_mtime_ns == kept
@@ -120,3 +134,14 @@ def test_command_keeps_the_truth_apart_continues_and_does_not_depend_on_processe
     assert "is not empty and holds no phantoms" in capsys.readouterr().err
     assert main(["phantom", str(tmp_path / "c"), "--spacing", "0.5"]) == 2
     assert "1.5 to 3 mm" in capsys.readouterr().err
+
+
+def _check_the_written_truth(truth: Path, case: str) -> None:
+    """The undeformed anatomy, resampled by SimpleITK through the written field, is the anatomy of the case."""
+    field = sitk.ReadImage(str(truth / "displacement" / f"{case}.nii.gz"), sitk.sitkVectorFloat64)
+    undeformed = sitk.ReadImage(str(truth / "undeformed_anatomy.nii.gz"))
+    anatomy = sitk.ReadImage(str(truth / "anatomy" / f"{case}.nii.gz"))
+    warped = sitk.Resample(undeformed, anatomy, sitk.DisplacementFieldTransform(field), sitk.sitkNearestNeighbor)
+    before, after, wanted = (sitk.GetArrayFromImage(image) for image in (undeformed, warped, anatomy))
+    assert (after == wanted)[wanted > 0].mean() > 0.8
+    assert (before == wanted)[wanted > 0].mean() < 0.75

@@ -38,5 +38,24 @@ def run(args: argparse.Namespace) -> None:
         note = docs.get(key, "")
         print(f"{who:<8} {key} = {json.dumps(to_json(value))}" + (f"   # {note}" if note else ""))
     counts = {role: len(settings.cases(role)) for role in sorted(set(settings.roles.values()))}
+    if args.d and not args.d.endswith(".json"):
+        _warn_of_another_copy(args.d, dataset_json)
     print("\ncases: " + (", ".join(f"{n} {role}" for role, n in counts.items()) or "no roles recorded"))
     print(f"lesion preset '{settings.lesion.preset}': 'synthtumour presets {settings.lesion.preset}' shows its fields")
+
+
+def _warn_of_another_copy(dataset: str, dataset_json: dict) -> None:
+    """nnU-Net copies dataset.json when it plans, and trainers read that copy: say so where the two differ."""
+    import json
+    import os
+    from pathlib import Path
+
+    from nnunet_synthtumour.dataset_folders import PREPROCESSED, dataset_name
+    from nnunet_synthtumour.settings import BLOCK
+
+    folder = os.environ.get(PREPROCESSED)
+    if not folder or Path(dataset).is_dir():
+        return
+    copy = Path(folder) / dataset_name(dataset) / "dataset.json"
+    if copy.is_file() and json.loads(copy.read_text()).get(BLOCK) != dataset_json.get(BLOCK):
+        print(f"\nTrainers read {copy}, whose settings differ from these: plan again, or change them there too.")
