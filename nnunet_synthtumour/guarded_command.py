@@ -18,11 +18,16 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def guarded(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Start `command`; its output is in `stdout` of what this yields. Leaving the block ends it if it still runs."""
+def guarded(
+    command: Sequence[str], environment: Mapping[str, str], keep: Sequence[int] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """Start `command`; its output is in `stdout` of what this yields. Leaving the block ends it if it still runs.
+
+    `keep`: file descriptors, such as that of a lock, that stay open until the command has ended.
+    """
     guard = subprocess.Popen(
         [sys.executable, __file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", env=dict(environment),
+        stderr=subprocess.STDOUT, text=True, errors="replace", env=dict(environment), pass_fds=tuple(keep),
     )  # fmt: skip
     try:
         yield guard
