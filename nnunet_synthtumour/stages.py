@@ -21,7 +21,7 @@ from nnunet_synthtumour.guarded_command import guarded
 
 RECORD, LOCK, LOGS = "run.json", "run.lock", "logs"
 WHERE_IT_RUNS = ("-device", "-num_gpus", "-np", "-npp", "-nps")  # options that change no result
-SECONDS_TO_WAIT_FOR_LOCK = 20
+TRIES_FOR_LOCK = 80  # a quarter of a second apart
 
 
 class StageFailed(UserError):
@@ -101,7 +101,7 @@ def only_one(out: Path) -> Iterator[int]:
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / LOCK).open("w") as lock:
-        for _ in range(SECONDS_TO_WAIT_FOR_LOCK * 4):
+        for _ in range(TRIES_FOR_LOCK):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
