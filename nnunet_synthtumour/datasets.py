@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,8 @@ from nnunet_synthtumour.image_files import size_on_disk
 from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
 from nnunet_synthtumour.intensities import uses_mask
 from nnunet_synthtumour.lesion_model import load_model
-from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED
+from nnunet_synthtumour.schema import parse
+from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED, Settings
 
 BYTES_OF_LABELS_PER_VOXEL = 0.05  # gzip leaves a hundredth of most label maps; a twentieth is on the safe side
 
@@ -43,7 +44,7 @@ class PrepareOptions:
     label_names: dict[str, int] = field(default_factory=dict)
     test: Path | None = None
     test_labels: Path | None = None
-    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     copy: bool = False
     overwrite: bool = False
     processes: int = 2
@@ -54,8 +55,7 @@ def prepare(options: PrepareOptions) -> Path:
     raw = nnunet_folder(RAW)
     target = _target(raw, options)
     check_named(options.label_names)
-    if options.preset is not None:
-        load_model(options.preset)  # complains about a preset that does not exist
+    _check_settings(options.settings)
     cases = [*_collect(options), *_collect_test(options)]
     known = frozenset(options.label_names.values()) if options.label_names else None
     with CasePool(options.processes) as pool:
@@ -97,6 +97,12 @@ def _target(raw: Path, options: PrepareOptions) -> Path:
     if target.exists():
         _check_may_be_replaced(target, options.overwrite)
     return target
+
+
+def _check_settings(given: Mapping[str, Any]) -> None:
+    """Complain about settings that do not exist, and about a preset that does not."""
+    lesion = parse(Settings, given, BLOCK).lesion
+    load_model(lesion.preset, lesion.overrides)
 
 
 def _check_id_is_free(target: Path, options: PrepareOptions) -> None:
@@ -200,7 +206,6 @@ def _dataset_json(
     options: PrepareOptions, labels: dict[str, int], cases: Sequence[Case], written: Sequence[Written]
 ) -> dict[str, Any]:
     use_mask = str(uses_mask([case.relative_size for case in written]))
-    lesion = {} if options.preset is None else {"lesion": {"preset": options.preset}}
     return {
         "channel_names": {str(i): name for i, name in enumerate(options.channels)},
         "labels": labels,
@@ -211,6 +216,6 @@ def _dataset_json(
             "roles": {case.name: case.role for case in cases},
             "hosts": {case.name: case.host for case in written if case.host is not None},
             "intensities": {case.name: case.intensities[use_mask] for case in written},
-            **lesion,
+            **options.settings,
         },
     }

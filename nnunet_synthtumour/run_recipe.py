@@ -38,6 +38,7 @@ class RunOptions:
     planner: str | None = None
     plans: str | None = None
     preset: str = "glioma"
+    settings: tuple[str, ...] = ()
     rounds: int = 1
     folds: tuple[str, ...] = ("0",)
     processes: int = 2
@@ -112,7 +113,9 @@ class Recipe:
             ("synthtumour", "prepare", "-d", str(o.number), "-n", o.name,
              *(word for name in o.channels for word in ("--channel", name)),
              *(word for option, folder in folders.items() for word in (option, str(folder))),
-             "--preset", o.preset, "--overwrite", "-np", str(o.processes)),
+             "--preset", o.preset,
+             *(word for text in o.settings for word in ("--set", text)),
+             "--overwrite", "-np", str(o.processes)),
             outputs=(self.raw / self.dataset(0) / "dataset.json",), inputs=tuple(folders.values()),
         )  # fmt: skip
 

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-pl", metavar="PLANNER", help="default: nnU-Net's own, or SmallPlanner with -device cpu")
     parser.add_argument("-p", metavar="PLANS", help="name of the plans, where the planner is not one of nnU-Net's")
     parser.add_argument("--preset", default="glioma", metavar="NAME", help="what grows (default: glioma)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, for example training.epochs=100"
+    )
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="seniors, each taught by the one before")
     parser.add_argument("-f", "--folds", nargs="+", default=["0"], metavar="FOLD", help="0 to 4, or all (default: 0)")
     parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
@@ -58,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
             planner=args.pl,
             plans=args.p,
             preset=args.preset,
+            settings=tuple(args.set),
             rounds=args.rounds,
             folds=tuple(args.folds),
             processes=args.np or min(8, os.cpu_count() or 1),
