@@ -75,6 +75,25 @@ class ValidationSettings:
 
 
 @dataclass(frozen=True)
+class PseudoLabelSettings:
+    """Which voxels and which components of a junior's prediction become labels (`docs/pseudolabels.md`)."""
+
+    lower: float = setting(0.2, low=0.0, high=1.0, doc="below this probability of any tumour a voxel is background")
+    upper: float = setting(0.5, low=0.0, high=1.0, doc="from this probability on it is tumour; ignored in between")
+    min_ml: float | None = setting(
+        None, low=0.0, doc="smaller components are dropped; null: a third of the preset's smallest lesion"
+    )
+    min_confidence: float = setting(0.7, low=0.0, high=1.0, doc="components of a lower mean probability are dropped")
+    rim_mm: float = setting(3.0, low=0.0, doc="thickness of the outer rim of the host")
+    max_rim_share: float = setting(0.5, low=0.0, high=1.0, doc="components with more of them in the rim are dropped")
+    max_host_share: float = setting(0.5, low=0.0, high=1.0, doc="components that fill more of the host are dropped")
+
+    def __post_init__(self) -> None:
+        if self.lower > self.upper:
+            raise ValueError(f"lower is {self.lower} and upper is {self.upper}; lower must not exceed upper.")
+
+
+@dataclass(frozen=True)
 class DonorSettings:
     """How real tumours are cut out of patients and pasted into healthy images."""
 
@@ -112,6 +131,7 @@ class Settings:
     lesion: LesionSettings = setting(factory=LesionSettings)
     training: TrainingSettings = setting(factory=TrainingSettings)
     validation: ValidationSettings = setting(factory=ValidationSettings)
+    pseudolabels: PseudoLabelSettings = setting(factory=PseudoLabelSettings)
     donors: DonorSettings = setting(factory=DonorSettings)
     registration: RegistrationSettings = setting(factory=RegistrationSettings)
     source: SourceSettings | None = setting(None)
@@ -160,6 +180,7 @@ __all__ = [
     "DonorSettings",
     "Intensity",
     "LesionSettings",
+    "PseudoLabelSettings",
     "RegistrationSettings",
     "Settings",
     "SettingsError",
