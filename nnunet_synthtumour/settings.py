@@ -116,6 +116,15 @@ class DonorSettings:
 
 
 @dataclass(frozen=True)
+class SeniorSettings:
+    """What the senior's batches are made of, and where it starts."""
+
+    start: str = setting("junior", choices=("junior", "scratch"), doc="weights of the first epoch")
+    patients: float = setting(0.3, low=0.0, high=1.0, doc="share of patches from patients with their pseudo-labels")
+    synthetic: float = setting(0.3, low=0.0, high=1.0, doc="share of healthy patches that are treated as in stage one")
+
+
+@dataclass(frozen=True)
 class RegistrationSettings:
     """Losses of a registration network."""
 
@@ -146,6 +155,7 @@ class Settings:
     validation: ValidationSettings = setting(factory=ValidationSettings)
     pseudolabels: PseudoLabelSettings = setting(factory=PseudoLabelSettings)
     donors: DonorSettings = setting(factory=DonorSettings)
+    senior: SeniorSettings = setting(factory=SeniorSettings)
     registration: RegistrationSettings = setting(factory=RegistrationSettings)
     source: SourceSettings | None = setting(None)
 
@@ -195,6 +205,7 @@ __all__ = [
     "LesionSettings",
     "PseudoLabelSettings",
     "RegistrationSettings",
+    "SeniorSettings",
     "Settings",
     "SettingsError",
     "SourceSettings",

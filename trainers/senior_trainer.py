@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch._dynamo import OptimizedModule
 
+from nnunet_synthtumour.donor_cutting import build_bank
 from nnunet_synthtumour.errors import Refusal
 from nnunet_synthtumour.settings import LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.donors import Donors
 from nnunet_synthtumour.trainers.fixed_patches import PASTED, SHIFTED, FixedPatch
 from nnunet_synthtumour.trainers.lesion_loader import Sample
+from nnunet_synthtumour.trainers.random_streams import seeded
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 
 
@@ -73,16 +76,25 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
 
     # ------------------------------------------------------------------------------------------------ data
 
-    def get_dataloaders(self) -> tuple[Any, Any]:
-        train, val = self.do_split()
-        patients = [[case for case in cases if case not in self.healthy] for cases in (train, val)]
+    def initialize_donors(self) -> None:
+        """Open the bank, which the first rank builds where it is missing or out of date."""
+        train, val = ([case for case in cases if case not in self.healthy] for cases in self.do_split())
+        configuration = self.configuration_manager
+        folder = Path(self.preprocessed_dataset_folder_base) / f"donors_{configuration.data_identifier}"
         if self.local_rank == 0:
-            self._build_bank()
+            build_bank(
+                Path(self.preprocessed_dataset_folder), sorted({*train, *val}), folder, self.settings.donors,
+                labels=[int(v) for v in self.label_manager.all_labels if v != 0], ignore_label=self.lesions.ignore_label,
+                spacing=configuration.spacing, transpose_forward=self.plans_manager.transpose_forward,
+            )  # fmt: skip
         if self.is_ddp:
             dist.barrier()
-        self.donors = Donors(self._bank_folder(), self.lesions, *patients)
+        self.donors = Donors(folder, self.settings, configuration.spacing, self.lesions.ignore_label, train, val)
         for line in self.donors.describe():
             self.print_to_log_file(line)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        self.initialize_donors()
         return super().get_dataloaders()
 
     def labelled_share(self) -> float:
@@ -96,3 +108,10 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
 
     def growth_for_validation(self, patch_size: Sequence[int]) -> Callable[[FixedPatch, Sample], Sample]:
         return self.donors.for_validation(patch_size, super().growth_for_validation(patch_size))
+
+    def grow_volume(
+        self, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`data` and `seg` of a held-out healthy case with a tumour of a held-out patient."""
+        with seeded(self.settings.validation.seed, *case.encode()):
+            return self.donors.in_volume(data, seg)
