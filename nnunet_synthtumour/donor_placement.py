@@ -94,10 +94,11 @@ class Landing:
 
     def _relative(self, bank: DonorBank, settings: DonorSettings, in_region: bool) -> _Candidate | None:
         """Of a few donors one whose place in its own host lies in this patch; else the one that has to move least."""
-        candidates = [self._candidate(bank, settings) for _ in range(CANDIDATES)]
-        for candidate in candidates:
-            if self._allows(candidate.centre, in_region):
-                return candidate
+        candidates = []
+        for _ in range(CANDIDATES):
+            candidates.append(self._candidate(bank, settings))
+            if self._allows(candidates[-1].centre, in_region):
+                return candidates[-1]
         landings = [self.places.in_host(in_region=in_region) for _ in range(LANDING_VOXELS)]
         landings = [at for at in landings if at is not None]
         if not landings:

@@ -19,7 +19,7 @@ from nnunet_synthtumour.donor_bank import Crop, Donor, DonorBank, ring_limits, r
 from nnunet_synthtumour.donor_placement import Landing, Paste, PasteParameters
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.lattice import Lattice, steps_for
-from nnunet_synthtumour.local_shape import tight
+from nnunet_synthtumour.local_shape import tight_blocks
 from nnunet_synthtumour.noise import coherent_noise
 from nnunet_synthtumour.placement import Places
 from nnunet_synthtumour.settings import DonorSettings
@@ -28,6 +28,10 @@ from nnunet_synthtumour.synthesis import host_to_background
 BEND_MM = 24.0  # wavelength of the elastic deformation
 FEWEST_RING_VOXELS = 20
 LARGEST_GAIN = 1.6
+
+
+Pasted = tuple[tuple[slice, ...], torch.Tensor | None]
+"""A box of the patch, and where in it (bool) the donor's own label is in doubt."""
 
 
 class PasteTumour(BasicTransform):
@@ -87,7 +91,8 @@ class PasteTumour(BasicTransform):
         doubts = [self._paste(image, seg, paste) for paste in params["pastes"].pastes]
         host_to_background(seg, self.ignore_label)
         for box, doubt in doubts:
-            seg[box].masked_fill_(doubt & (seg[box] == 0), self.ignore_label)
+            if doubt is not None:
+                seg[box].masked_fill_(doubt & (seg[box] == 0), self.ignore_label)
         return data_dict
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
@@ -96,8 +101,7 @@ class PasteTumour(BasicTransform):
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         raise TypeError("a donor needs image and segmentation together: call apply")
 
-    def _paste(self, image: torch.Tensor, seg: torch.Tensor, paste: Paste) -> tuple[tuple[slice, ...], torch.Tensor]:
-        """Writes image and labels; returns a box and where in it (bool) the donor's own label is in doubt."""
+    def _paste(self, image: torch.Tensor, seg: torch.Tensor, paste: Paste) -> Pasted:
         donor = self.bank.by_name[paste.donor]
         crop, anchor = self.bank.crop(donor), donor.anchor
         if paste.slice is not None:
@@ -113,7 +117,7 @@ class PasteTumour(BasicTransform):
 
 def paste_untouched(
     image: torch.Tensor, seg: torch.Tensor, crop: Crop, anchor: Sequence[int], paste: Paste, ignore_label: int
-) -> tuple[tuple[slice, ...], torch.Tensor]:
+) -> Pasted:
     """The reference's rule, X = M X_i + (1 - M) X_j inside of the host: voxel on voxel, a hard mask."""
     corner = [round(c) - a for c, a in zip(paste.centre, anchor, strict=True)]
     box = tuple(
@@ -141,7 +145,7 @@ def paste_donor(
     ignore_label: int,
     spacing: Sequence[float],
     margin_mm: float,
-) -> tuple[tuple[slice, ...], torch.Tensor]:
+) -> Pasted:
     """x <- x + a (g (d - m_d) + m_h - x) in the host: d the donor moved there, m and g from the two rings, a = 1 in the
     tumour and falling to 0 over the seam outside of it."""
     wide_box = _box_in_patch(crop.level.shape, anchor, paste, spacing, seg.shape)
@@ -156,36 +160,50 @@ def paste_donor(
     gains = _matched(image, seg, wide_box, wide, level_blocks, donor, paste, ignore_label, margin_mm, spacing)
 
     slack = max(spacing)
-    blocks = tight(level_blocks, -paste.seam_mm - slack - max(wide.spacing(spacing)))
+    blocks = tight_blocks(level_blocks, -paste.seam_mm - slack - max(wide.spacing(spacing)))
     lattice, voxels = wide.cut(blocks)
     box = tuple(slice(w.start + v.start, w.start + v.stop) for w, v in zip(wide_box, voxels, strict=True))
     near = lattice.to_voxels(level_blocks[blocks]) > -paste.seam_mm - slack
-    labels = seg[box]
-    index = torch.from_numpy(np.flatnonzero((near & (labels == ignore_label)).numpy()))
-    doubt = torch.zeros(labels.shape, dtype=torch.bool)
+    index = torch.from_numpy(np.flatnonzero((near & (seg[box] == ignore_label)).numpy()))
     if not len(index):
-        return box, doubt
+        return box, None
     positions = [torch.arange(s.start, s.stop) - c for s, c in zip(box, paste.centre, strict=True)]
-    points = [at.reshape(-1)[index] for at in _mapped(affine, positions, anchor)]
+    points = [at.reshape(-1).index_select(0, index) for at in _mapped(affine, positions, anchor)]
     if bend is not None:
-        points = [p.add_(lattice.to_voxels(b[blocks]).reshape(-1)[index]) for p, b in zip(points, bend, strict=True)]
+        points = [
+            p.add_(lattice.to_voxels(b[blocks]).reshape(-1).index_select(0, index))
+            for p, b in zip(points, bend, strict=True)
+        ]
 
     sampled = _linear(crop, points)
     level = sampled[0].mul_(crop.level_mm)
     opacity = _opacity(level, paste.seam_mm)
-    for channel, (values, (gain, offset)) in enumerate(zip(sampled[1:], gains, strict=True)):
-        part = image[channel][box]
-        flat = part.reshape(-1)
-        x = flat[index]
-        flat[index] = x + (values.mul_(gain).add_(offset) - x).mul_(opacity)
-        part.copy_(flat.reshape(part.shape))
-    inside = level > 0
-    theirs = _nearest(crop.labels, [p[inside] for p in points]).to(labels.dtype)
-    flat_labels = labels.reshape(-1)
-    flat_labels[index[inside]] = theirs
-    labels.copy_(flat_labels.reshape(labels.shape))
-    doubt.view(-1)[index[inside]] = theirs == ignore_label
-    return box, doubt
+    for channel, values, (gain, offset) in zip(image, sampled[1:], gains, strict=True):
+        x = channel[box].reshape(-1).index_select(0, index)
+        x += values.mul_(gain).add_(offset).sub_(x).mul_(opacity)
+        _put(channel[box], index, x)
+    inside = torch.from_numpy(np.flatnonzero((level > 0).numpy()))
+    index = index.index_select(0, inside)
+    if len(donor.labels) == 1:
+        _put(seg[box], index, torch.full((len(index),), donor.labels[0], dtype=seg.dtype))
+        return box, None
+    theirs = _nearest(crop.labels, [p.index_select(0, inside) for p in points]).to(seg.dtype)
+    _put(seg[box], index, theirs)
+    return box, _where(theirs == ignore_label, index, seg[box].shape) if ignore_label in donor.labels else None
+
+
+def _put(part: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> None:
+    """Write `values` at flat `index` of a part of a larger tensor."""
+    flat = part.reshape(-1)
+    flat.index_copy_(0, index, values)
+    part.copy_(flat.reshape(part.shape))
+
+
+def _where(mask: torch.Tensor, index: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """`mask` of the points with flat `index`, as a mask of a box of `shape`."""
+    found = torch.zeros(tuple(shape), dtype=torch.bool)
+    found.view(-1)[index] = mask
+    return found
 
 
 def _box_in_patch(
