@@ -216,7 +216,9 @@ class _Cutter:
 class _Window:
     """A box of a volume that may reach beyond it, where the nearest voxel's value is taken."""
 
-    def __init__(self, body_corner: Sequence[int], shape: Sequence[int], reach: Sequence[int], of: Sequence[int]) -> None:
+    def __init__(
+        self, body_corner: Sequence[int], shape: Sequence[int], reach: Sequence[int], of: Sequence[int]
+    ) -> None:
         self.corner = [c - r for c, r in zip(body_corner, reach, strict=True)]
         at = [np.arange(c, c + n) for c, n in zip(self.corner, shape, strict=True)]
         self.index = np.ix_(*[a.clip(0, n - 1) for a, n in zip(at, of, strict=True)])

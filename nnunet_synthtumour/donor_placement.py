@@ -76,7 +76,11 @@ class Landing:
         self.spacing = np.array(spacing)
         self.dims = len(spacing)
         self.raw_corner = None if raw_corner is None else np.asarray(raw_corner, dtype=float)
-        box = box_of_label(places.seg.numpy(), places.ignore_label) if host_box is None else np.asarray(host_box, dtype=float)
+        box = (
+            box_of_label(places.seg.numpy(), places.ignore_label)
+            if host_box is None
+            else np.asarray(host_box, dtype=float)
+        )
         self.slice_low_high = box[0] if len(box) > self.dims else None
         self.low, self.high = box[-self.dims :].T
 
