@@ -61,9 +61,10 @@ class PasteTumour(BasicTransform):
         self.ignore_label = int(ignore_label)
         self.probability = float(settings.probability if probability is None else probability)
         self.region_shape = None if region_shape is None else tuple(int(n) for n in region_shape)
-        if not np.allclose(self.spacing, bank.index.spacing) or len(self.spacing) != len(bank.index.spacing):
+        cut_at = bank.index.spacing
+        if len(self.spacing) != len(cut_at) or not np.allclose(self.spacing, cut_at):
             raise UserError(
-                f"{bank.folder} was cut at {_mm(bank.index.spacing)}, but the patches have {_mm(self.spacing)}; build the "
+                f"{bank.folder} was cut at {_mm(cut_at)}, but the patches have {_mm(self.spacing)}; build the "
                 "bank from the same configuration."
             )
 
