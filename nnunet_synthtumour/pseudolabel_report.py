@@ -57,7 +57,8 @@ def _summary(records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
         f"A component is dropped when it is smaller than {rules['min_ml']:g} ml, when its mean probability is below "
         f"{rules['min_confidence']:g}, when more than {100 * rules['max_rim_share']:g} % of it lie within "
         f"{rules['rim_mm']:g} mm of the host's border, or when it fills more than {100 * rules['max_host_share']:g} % "
-        f"of the host.</p><p>Each picture: the image, the decision, the probability (dark to bright).{legend}</p>"
+        f"of the host. A case is set aside when nothing is left, or when more than {rules['max_doubt']:g} times what is kept is "
+        "unsure or dropped: such a junior has seen a corner of the tumour.</p><p>Each picture: the image, the decision, the probability (dark to bright).{legend}</p>"
     )
 
 

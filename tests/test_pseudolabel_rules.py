@@ -15,7 +15,7 @@ SHAPE = (16, 16, 16)
 
 
 def _rules(**changes: float) -> PseudoLabelSettings:
-    return parse(PseudoLabelSettings, {"min_ml": 0.1, **changes})
+    return parse(PseudoLabelSettings, {"min_ml": 0.1, "lower": 0.2, "max_doubt": 1e9, **changes})
 
 
 def _ball() -> np.ndarray:
@@ -71,6 +71,15 @@ def test_components_are_judged_one_by_one() -> None:
     assert [c.dropped for c in decision.components] == [None, "too small"]
     assert decision.state[3, 8, 8] == DROPPED
     assert decision.reason is None
+
+
+def test_a_case_with_more_doubt_than_tumour_is_set_aside() -> None:
+    tumour = np.maximum(_blob(0.3, 4, 12), _blob(0.9))
+    decision = _decide(tumour, max_doubt=1.0)
+    assert decision.doubt == pytest.approx((decision.state == UNSURE).sum() / 64)
+    assert decision.doubt > 2
+    assert str(decision.reason).startswith("more doubt than tumour")
+    assert _decide(tumour, max_doubt=8.0).reason is None
 
 
 def test_nothing_found_and_nothing_sure_are_told_apart() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.pseudolabels import PseudoLabelOptions, pseudolabel
 from nnunet_synthtumour.settings import BLOCK, settings_of
 from tests.patients_dataset import UNLABELLED, trained_root  # noqa: F401 - a fixture
-from tests.toy_dataset import FOLDERS, NAME, make_trainer
+from tests.toy_dataset import FOLDERS, NAME
 
 MODEL = f"{NAME}/SynthTumourTrainer__nnUNetSmallPlans__3d_fullres"
 SENIOR = "Dataset002_ToySenior"
@@ -50,6 +51,7 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     splits_before = _json(root / "nnUNet_preprocessed" / NAME / "splits_final.json")
     assert main(list(COMMAND)) == 0
@@ -81,16 +83,22 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
     data = "nnUNetSmallPlans_3d_fullres"
     for file in ("case_000.b2nd", "case_000_seg.b2nd", "case_000.pkl", "case_004.b2nd"):
         assert (pre / data / file).samefile(root / "nnUNet_preprocessed" / NAME / data / file), file
-    DefaultPreprocessor(verbose=False).run(SENIOR, "3d_fullres", "nnUNetSmallPlans", 1)
-    stock = nnUNetDatasetBlosc2(str(pre / data))
-    shutil.rmtree(pre)
-    assert main(list(COMMAND)) == 0
     ours = nnUNetDatasetBlosc2(str(pre / data))
-    assert sorted(ours.identifiers) == sorted(stock.identifiers)
-    trainer = make_trainer(root, nnUNetTrainer)
-    trainer = nnUNetTrainer(
-        _json(pre / "nnUNetSmallPlans.json"), "3d_fullres", 0, _json(pre / "dataset.json"), trainer.device
-    )
+    assert sorted(ours.identifiers) == sorted(settings.roles)
+    manager = PlansManager(str(pre / "nnUNetSmallPlans.json"))
+    for case in ("case_000", "case_005"):
+        files = [str(raw / "imagesTr" / f"{case}_0000.nii.gz")], str(raw / "labelsTr" / f"{case}.nii.gz")
+        stock = DefaultPreprocessor(verbose=False).run_case(
+            *files, manager, manager.get_configuration("3d_fullres"), _json(pre / "dataset.json")
+        )
+        image_of_ours, seg_of_ours, _, properties = ours.load_case(case)
+        assert np.array_equal(image_of_ours[:], stock[0])
+        assert np.array_equal(seg_of_ours[:], stock[1])
+        assert {key: len(at) for key, at in properties["class_locations"].items()} == {
+            key: len(at) for key, at in stock[2]["class_locations"].items()
+        }
+    plans = _json(pre / "nnUNetSmallPlans.json") | {"continue_training": False}
+    trainer = nnUNetTrainer(plans, "3d_fullres", 0, _json(pre / "dataset.json"), torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 1, 1
     trainer.run_training()
     assert (Path(trainer.output_folder) / "checkpoint_final.pth").is_file()
@@ -144,8 +152,6 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(root: Path) -> None:
 
 
 def _touch_weights(checkpoint: Path) -> None:
-    import torch
-
     content = torch.load(checkpoint, weights_only=False)
     next(iter(content["network_weights"].values())).mul_(1.001)
     torch.save(content, checkpoint)
