@@ -195,7 +195,7 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
             for name, state in (("tumour", KEPT), ("unsure", UNSURE), ("dropped", DROPPED))
         },
         "ml_per_label": {
-            str(value): round(float((labels == value).sum()) * ml, 3)
+            name_of(case.label_names, value): round(float((labels == value).sum()) * ml, 3)
             for value in np.unique(inside[inside > 0]).tolist()
         },
         "host_ml": round(float(host.sum()) * ml, 1),
@@ -206,6 +206,13 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
     save_case_picture(case.picture, images, decision.state, tumour, spacing)
     write_json(record, case.record)
     return record
+
+
+def name_of(labels: dict[str, Any], value: int) -> str:
+    """The name of a label; where regions are declared, the smallest region that has it."""
+    named = {name: v if isinstance(v, (list, tuple)) else [v] for name, v in labels.items()}
+    having = [name for name, values in named.items() if value in values]
+    return min(having, key=lambda name: len(named[name])) if having else str(value)
 
 
 def spacing_mm(spacing: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
