@@ -80,7 +80,14 @@ class Junior:
         with contextlib.redirect_stdout(io.StringIO()):  # it announces on a CPU what it cannot do there
             predictor = nnUNetPredictor(use_mirroring=False, device=torch.device(device), allow_tqdm=False)
         folds = [fold if fold == "all" else int(fold) for fold in self.folds]
-        predictor.initialize_from_trained_model_folder(str(self.folder), folds, self.checkpoint)
+        try:
+            predictor.initialize_from_trained_model_folder(str(self.folder), folds, self.checkpoint)
+        except RuntimeError as error:
+            if "nnunet trainer" not in str(error):
+                raise
+            raise UserError(
+                f"nnU-Net does not find the trainer of {self.name}; 'synthtumour doctor' says why."
+            ) from error
         if predictor.configuration_manager.previous_stage_name is not None:
             raise UserError(f"{self.name} is the second stage of a cascade; give a model that needs no other (-c).")
         return predictor

@@ -14,6 +14,7 @@ import torch
 
 from nnunet_synthtumour.atomic_files import complete, read_json, write_json
 from nnunet_synthtumour.confidence import labels_inside, logits_of, mean_probabilities, tumour_probability
+from nnunet_synthtumour.dataset_folders import raw_files
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
 from nnunet_synthtumour.pseudolabel_picture import save_case_picture
@@ -71,16 +72,14 @@ def patient_cases(
 ) -> tuple[PatientCase, ...]:
     """The named cases of a raw data set, to be segmented by `junior` (its identity)."""
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-    files = get_filenames_of_train_images_and_targets(str(source), dict(dataset_json))
-    missing = [name for name in names if name not in files]
-    if missing:
-        raise UserError(f"{source} has no image of {', '.join(missing[:5])}, though dataset.json gives a role to it.")
-    reader = determine_reader_writer_from_dataset_json(dataset_json, files[names[0]]["images"][0], verbose=False)
+    files = {name: raw_files(source, dataset_json, name)[0] for name in names}
+    reader = determine_reader_writer_from_dataset_json(dataset_json, str(files[names[0]][0]), verbose=False)
     cases = []
-    for name in names:
-        images = tuple(map(Path, files[name]["images"]))
+    for name, images in files.items():
+        missing = [image for image in images if not image.is_file()]
+        if missing:
+            raise UserError(f"There is no {missing[0]}, though {source / 'dataset.json'} gives a role to that case.")
         about = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in images]
         identity = {"generation": GENERATION, "junior": junior, "images": about}
         cases.append(
@@ -190,12 +189,13 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
         "case": case.name,
         "kept": kept,
         "reason": decision.reason,
+        "doubt": decision.doubt,
         "ml": {
             name: round(float((decision.state == state).sum()) * ml, 3)
             for name, state in (("tumour", KEPT), ("unsure", UNSURE), ("dropped", DROPPED))
         },
         "ml_per_label": {
-            str(value): round(float((labels == value).sum()) * ml, 3)
+            name_of(case.label_names, value): round(float((labels == value).sum()) * ml, 3)
             for value in np.unique(inside[inside > 0]).tolist()
         },
         "host_ml": round(float(host.sum()) * ml, 1),
@@ -206,6 +206,13 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
     save_case_picture(case.picture, images, decision.state, tumour, spacing)
     write_json(record, case.record)
     return record
+
+
+def name_of(labels: dict[str, Any], value: int) -> str:
+    """The name of a label; where regions are declared, the smallest region that has it."""
+    named = {name: v if isinstance(v, (list, tuple)) else [v] for name, v in labels.items()}
+    having = [name for name, values in named.items() if value in values]
+    return min(having, key=lambda name: len(named[name])) if having else str(value)
 
 
 def spacing_mm(spacing: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:

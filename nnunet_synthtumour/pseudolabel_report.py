@@ -43,8 +43,7 @@ def write_report(
 def _summary(records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
     kept = [record for record in records if record["kept"]]
     total = {name: sum(record["ml"][name] for record in records) for name in ("tumour", "unsure", "dropped")}
-    folds = ", ".join(f"{fold} (epoch {epoch})" for fold, epoch in provenance["epochs"].items())
-    rules = provenance["rules"]
+    folds = ", ".join(f"{fold} (after {epoch} epochs)" for fold, epoch in provenance["epochs"].items())
     legend = "".join(
         f"<span class='key' style='background:{colour}'></span>{NAMES[state]}" for state, colour in COLOURS.items()
     )
@@ -53,11 +52,20 @@ def _summary(records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
         f"{total['unsure']:.1f} ml are unsure and {total['dropped']:.1f} ml were dropped; both carry the ignore label.</p>"
         f"<p>Junior: <code>{html.escape(provenance['junior'])}</code>, {html.escape(provenance['checkpoint'])}, "
         f"folds {html.escape(folds)}.</p>"
-        f"<p>A voxel is tumour from a probability of {rules['upper']:g} on and background below {rules['lower']:g}. "
+        f"<p>{_sentences(provenance['rules'])}</p>"
+        f"<p>Each picture, from left to right: the image, the decision, the probability (dark to bright).{legend}</p>"
+    )
+
+
+def _sentences(rules: Mapping[str, Any]) -> str:
+    """The rules in words."""
+    return (
+        f"A voxel is tumour from a probability of {rules['upper']:g} on and background below {rules['lower']:g}. "
         f"A component is dropped when it is smaller than {rules['min_ml']:g} ml, when its mean probability is below "
         f"{rules['min_confidence']:g}, when more than {100 * rules['max_rim_share']:g} % of it lie within "
         f"{rules['rim_mm']:g} mm of the host's border, or when it fills more than {100 * rules['max_host_share']:g} % "
-        f"of the host.</p><p>Each picture: the image, the decision, the probability (dark to bright).{legend}</p>"
+        f"of the host. A case is set aside when nothing is left, or when what is unsure and dropped is more than "
+        f"{rules['max_doubt']:g} times what is kept."
     )
 
 
@@ -77,6 +85,13 @@ def _card(record: Mapping[str, Any], picture: Path) -> str:
     name = html.escape(record["case"])
     return (
         f"<div class='case{'' if record['kept'] else ' aside'}'><h2>{name}: {html.escape(verdict)}</h2>"
-        f"<p>{ml['unsure']:.1f} ml unsure, {ml['dropped']:.1f} ml dropped</p>"
+        f"<p>{ml['unsure']:.1f} ml unsure, {ml['dropped']:.1f} ml dropped{_per_label(record)}</p>"
         f"<img alt='{name}' src='data:image/png;base64,{image}'>{table}</div>"
     )
+
+
+def _per_label(record: Mapping[str, Any]) -> str:
+    """The volume of each label, where there are several."""
+    volumes = record["ml_per_label"]
+    listed = ", ".join(f"{html.escape(name)} {ml:.1f} ml" for name, ml in volumes.items())
+    return f"; kept: {listed}" if len(volumes) > 1 else ""

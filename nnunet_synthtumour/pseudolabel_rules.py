@@ -27,20 +27,16 @@ class Component:
 
 @dataclass(frozen=True)
 class Decision:
-    """`state` (Z, Y, X): kept, unsure, dropped or background; components from the largest to the smallest."""
+    """`state` (Z, Y, X): kept, unsure, dropped or background; components from the largest to the smallest.
+
+    `doubt` is what is unsure or dropped per what is kept, None where nothing is; `reason` says why the case is set aside,
+    None where it is not.
+    """
 
     state: np.ndarray
     components: tuple[Component, ...]
-
-    @property
-    def reason(self) -> str | None:
-        """Why nothing is left, or None where something is."""
-        if any(c.dropped is None for c in self.components):
-            return None
-        if not self.components:
-            return "nothing found" if not (self.state == UNSURE).any() else "nothing above the upper threshold"
-        causes = sorted({str(c.dropped) for c in self.components})
-        return f"all components dropped ({', '.join(causes)})"
+    doubt: float | None
+    reason: str | None
 
 
 def decide(
@@ -56,7 +52,7 @@ def decide(
     state[(tumour >= rules.lower) & (tumour > 0) & image] = UNSURE
     pieces, n = ndimage.label(core, np.ones((3,) * core.ndim, dtype=bool))
     if n == 0:
-        return Decision(state, ())
+        return _judged(state, [], rules)
     rim = outer_rim(host, spacing, rules.rim_mm)
     host_voxels = max(int(host.sum()), 1)
     voxel_ml = float(np.prod(spacing)) / 1000
@@ -78,7 +74,20 @@ def decide(
         state[box][mine] = KEPT if dropped is None else DROPPED
         middle = np.argwhere(mine).mean(0) + [side.start for side in box]
         components.append(Component(ml, confidence, rim_share, tuple(round(float(m)) for m in middle), dropped))
-    return Decision(state, tuple(sorted(components, key=lambda c: -c.ml)))
+    return _judged(state, components, rules)
+
+
+def _judged(state: np.ndarray, components: list[Component], rules: PseudoLabelSettings) -> Decision:
+    kept = int((state == KEPT).sum())
+    doubt = float((state > KEPT).sum() / kept) if kept else None
+    reason = None
+    if not components:
+        reason = "nothing above the upper threshold" if (state == UNSURE).any() else "nothing found"
+    elif doubt is None:
+        reason = f"all components dropped ({', '.join(sorted({str(c.dropped) for c in components}))})"
+    elif doubt > rules.max_doubt:
+        reason = f"more doubt than tumour (unsure and dropped are {doubt:.1f} times what is kept)"
+    return Decision(state, tuple(sorted(components, key=lambda c: -c.ml)), doubt, reason)
 
 
 def outer_rim(host: np.ndarray, spacing: Sequence[float], rim_mm: float) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 from nnunet_synthtumour._version import __version__
 from nnunet_synthtumour.atomic_files import link, read_json, write_json
 from nnunet_synthtumour.case_pool import CasePool
-from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnunet_folder
+from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnunet_folder, raw_files
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.senior_preprocessing import Recipe, preprocess_case
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, PSEUDO, settings_of, with_settings
@@ -91,19 +91,16 @@ def build(senior: Senior, processes: int) -> Path:
 
 
 def _write_raw(senior: Senior) -> Path:
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
     target = nnunet_folder(RAW) / senior.target
     scratch = target.with_name(f".{target.name}.unfinished")
     shutil.rmtree(scratch, ignore_errors=True)
     ending = senior.dataset_json["file_ending"]
-    files = get_filenames_of_train_images_and_targets(str(senior.source), dict(senior.dataset_json))
     dataset_json = _dataset_json(senior)
     for case in settings_of(dataset_json).roles:
-        for channel, image in enumerate(files[case]["images"]):
-            link(Path(image), scratch / "imagesTr" / f"{case}_{channel:04d}{ending}")
-        label = senior.pseudo_labels.get(case, Path(files[case]["label"]))
-        link(label, scratch / "labelsTr" / f"{case}{ending}")
+        images, label = raw_files(senior.source, senior.dataset_json, case)
+        for channel, image in enumerate(images):
+            link(image, scratch / "imagesTr" / f"{case}_{channel:04d}{ending}")
+        link(senior.pseudo_labels.get(case, label), scratch / "labelsTr" / f"{case}{ending}")
     write_json(dataset_json, scratch / "dataset.json")
     write_json(senior.provenance.as_json(), scratch / PROVENANCE)
     shutil.rmtree(target, ignore_errors=True)

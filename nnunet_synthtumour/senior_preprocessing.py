@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import filecmp
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_synthtumour.atomic_files import link
+from nnunet_synthtumour.dataset_folders import raw_files
 
 FILES = (".pkl", ".b2nd", "_seg.b2nd", ".npz", ".npy", "_seg.npy")
 """What nnU-Net's data set classes may keep of a case."""
@@ -27,10 +29,7 @@ class Recipe:
 def preprocess_case(case: str, recipe: Recipe) -> None:
     """The files of one case. Relabelled cases are preprocessed anew, for the segmentation is cropped, marked and sampled
     together with the image; an image that comes out the same shares its file with the source."""
-    import json
-
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
     plans_manager = PlansManager(str(recipe.target / f"{recipe.plans}.json"))
     configuration = plans_manager.get_configuration(recipe.configuration)
@@ -42,10 +41,10 @@ def preprocess_case(case: str, recipe: Recipe) -> None:
         return
     new.mkdir(parents=True, exist_ok=True)
     dataset_json = json.loads((recipe.raw / "dataset.json").read_text())
-    files = get_filenames_of_train_images_and_targets(str(recipe.raw), dataset_json)[case]
+    images, label = raw_files(recipe.raw, dataset_json, case)
     preprocessor = configuration.preprocessor_class(verbose=False)
     preprocessor.run_case_save(
-        str(new / case), files["images"], files["label"], plans_manager, configuration, dataset_json
+        str(new / case), list(map(str, images)), str(label), plans_manager, configuration, dataset_json
     )
     image = f"{case}.b2nd"
     if (old / image).is_file() and (new / image).is_file() and filecmp.cmp(old / image, new / image, shallow=False):

@@ -78,7 +78,7 @@ class ValidationSettings:
 class PseudoLabelSettings:
     """Which voxels and which components of a junior's prediction become labels (`docs/pseudolabels.md`)."""
 
-    lower: float = setting(0.2, low=0.0, high=1.0, doc="below this probability of any tumour a voxel is background")
+    lower: float = setting(0.05, low=0.0, high=1.0, doc="below this probability of any tumour a voxel is background")
     upper: float = setting(0.5, low=0.0, high=1.0, doc="from this probability on it is tumour; ignored in between")
     min_ml: float | None = setting(
         None, low=0.0, doc="smaller components are dropped; null: a third of the preset's smallest lesion"
@@ -87,6 +87,9 @@ class PseudoLabelSettings:
     rim_mm: float = setting(3.0, low=0.0, doc="thickness of the outer rim of the host")
     max_rim_share: float = setting(0.5, low=0.0, high=1.0, doc="components with more of them in the rim are dropped")
     max_host_share: float = setting(0.5, low=0.0, high=1.0, doc="components that fill more of the host are dropped")
+    max_doubt: float = setting(
+        1.0, low=0.0, doc="cases with more unsure and dropped than this, per kept, are set aside"
+    )
 
     def __post_init__(self) -> None:
         if self.lower > self.upper:
