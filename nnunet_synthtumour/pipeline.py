@@ -89,9 +89,9 @@ class Run(Recipe):
         """Dice between the pseudo-labels of a round and those of the round before."""
         if round_ < 2:
             return None
-        from nnunet_synthtumour.pseudolabels import agreement
+        from nnunet_synthtumour.pseudolabel_agreement import agreement
 
-        return agreement(self.raw / self.dataset(round_ - 1), self.raw / self.dataset(round_))
+        return agreement(self.raw / self.dataset(round_ - 1), self.raw / self.dataset(round_)).mean
 
     def _drop_half_written(self, stage: Stage) -> None:
         """nnU-Net skips predictions that exist: of a killed run the newest, as many as its processes, may be torn."""
