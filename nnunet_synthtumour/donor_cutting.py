@@ -52,7 +52,7 @@ def build_bank(
     """
     cases = sorted(cases)
     spacing = tuple(float(mm) for mm in spacing)
-    stated = {
+    stated: dict[str, Any] = {
         "format": FORMAT,
         "labels": sorted(int(v) for v in labels),
         "ignore_label": int(ignore_label),

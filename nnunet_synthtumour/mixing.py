@@ -89,7 +89,7 @@ class PasteTumour(BasicTransform):
                 f"{self.bank.folder} has donors of {self.bank.index.channels} channels, but the patch has "
                 f"{image.shape[0]}; build the bank from the same data set."
             )
-        doubts = [self._paste(image, seg, paste) for paste in params["pastes"].pastes]
+        doubts = [self.paste(image, seg, paste) for paste in params["pastes"].pastes]
         host_to_background(seg, self.ignore_label)
         for box, doubt in doubts:
             if doubt is not None:
@@ -102,7 +102,7 @@ class PasteTumour(BasicTransform):
     def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
         raise TypeError("a donor needs image and segmentation together: call apply")
 
-    def _paste(self, image: torch.Tensor, seg: torch.Tensor, paste: Paste) -> Pasted:
+    def paste(self, image: torch.Tensor, seg: torch.Tensor, paste: Paste) -> Pasted:
         donor = self.bank.by_name[paste.donor]
         crop, anchor = self.bank.crop(donor), donor.anchor
         if paste.slice is not None:
