@@ -69,9 +69,7 @@ class Landing:
     taken from the part of the host that the patch shows.
     """
 
-    def __init__(
-        self, places: Places, spacing: Sequence[float], host_box: Any = None, raw_corner: Any = None
-    ) -> None:  # fmt: skip
+    def __init__(self, places: Places, spacing: Sequence[float], host_box: Any = None, raw_corner: Any = None) -> None:
         self.places = places
         self.spacing = np.array(spacing)
         self.dims = len(spacing)
