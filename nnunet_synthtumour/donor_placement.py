@@ -69,9 +69,7 @@ class Landing:
     taken from the part of the host that the patch shows.
     """
 
-    def __init__(
-        self, places: Places, spacing: Sequence[float], host_box: Any = None, raw_corner: Any = None
-    ) -> None:  # fmt: skip
+    def __init__(self, places: Places, spacing: Sequence[float], host_box: Any = None, raw_corner: Any = None) -> None:
         self.places = places
         self.spacing = np.array(spacing)
         self.dims = len(spacing)
@@ -184,13 +182,16 @@ class Landing:
 def _deformed(found: _Candidate, settings: DonorSettings, dims: int) -> Paste:
     scale = drawing.uniform(settings.scaling)
     turn = _rotation(dims, np.deg2rad(settings.rotation_degrees) * np.random.uniform(-1, 1))
+    elastic_mm = min(drawing.uniform(settings.elastic_mm), BEND_OF_RADIUS * found.donor.radius_mm)
+    if drawing.chance(settings.undeformed):
+        scale, turn, elastic_mm = 1.0, np.eye(dims), 0.0
     matrix = np.where(found.flips, -1.0, 1.0)[:, None] * turn / scale
     return Paste(
         donor=found.donor.name,
         slice=found.part.index if found.part else None,
         centre=tuple(float(c) for c in found.centre),
         matrix=tuple(tuple(float(v) for v in row) for row in matrix),
-        elastic_mm=min(drawing.uniform(settings.elastic_mm), BEND_OF_RADIUS * found.donor.radius_mm),
+        elastic_mm=elastic_mm,
         seam_mm=min(drawing.uniform(settings.seam_mm), settings.margin_mm),
         match=settings.match_intensities,
         paper=False,

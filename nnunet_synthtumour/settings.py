@@ -110,6 +110,9 @@ class DonorSettings:
         doc="relative: where it lay in its own host; anywhere: in the host; paper: same place, hard mask, nothing changed",
     )
     jitter_mm: float = setting(10.0, low=0.0, doc="how far from there, at most, along each axis")
+    undeformed: float = setting(
+        0.3, low=0.0, high=1.0, doc="share not turned, scaled or bent: their texture stays sharp"
+    )
     flips: str = setting("left-right", choices=("none", "left-right", "all"), doc="axes that may be flipped")
     rotation_degrees: float = setting(20.0, low=0.0, high=180.0, doc="largest rotation, about an axis drawn uniformly")
     scaling: Range = setting((0.8, 1.25), low=0.1, high=10.0, doc="factor of the diameter")

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     )
     done = pseudolabel(options)
     if done.raw is None:
-        print(f"Part {args.part_id} of {args.num_parts} is done; the last part to finish builds the data set.")
+        print(f"Part {args.part_id} of {args.num_parts} is done; another one is at work and will build the data set.")
         return
     about = json.loads((done.raw / PROVENANCE).read_text())
     print(f"{done.raw}: {len(about['kept'])} pseudo-labelled cases, {len(about['set_aside'])} set aside")
