@@ -132,11 +132,36 @@ class SeniorSettings:
 
 @dataclass(frozen=True)
 class RegistrationSettings:
-    """Losses of a registration network."""
+    """A registration network and its losses."""
 
+    network: str = setting(
+        "unet", choices=("unet", "mscgunet"), doc="built from the plans; mscgunet has a graph inside"
+    )
     similarity: str = setting("lncc", choices=("lncc", "ncc", "mse", "mind", "nmi"), doc="image similarity")
-    regularity: float = setting(1.0, low=0.0, doc="weight of the smoothness of the field")
+    regularity_kind: str = setting(
+        "diffusion", choices=("diffusion", "bending"), doc="what is smooth about the velocity"
+    )
+    regularity: float = setting(1.0, low=0.0, doc="weight of the smoothness, in units of what suits the similarity")
     anatomy: float = setting(1.0, low=0.0, doc="weight of the overlap of warped and fixed segmentations")
+    initial_lr: float = setting(1e-3, low=1e-8, high=1.0, doc="learning rate of the first epoch (Adam)")
+    pairs: int = setting(1, low=1, doc="pairs in a batch")
+
+
+@dataclass(frozen=True)
+class DeepAtlasSettings:
+    """How registration and segmentation teach each other; null: chosen from the number of labelled cases."""
+
+    alone: float | None = setting(None, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
+    taught: float | None = setting(
+        None, low=0.0, high=1.0, doc="share of the epochs, after that, in which registration rests and teaches"
+    )
+    registration_steps: int = setting(1, low=1, doc="registration steps per segmentation step when both learn")
+    pairs: tuple[float, float, float, float] = setting(
+        (0.2, 0.4, 0.2, 0.2), low=0.0, doc="shares of pairs moving-fixed: both labelled, labelled-unlabelled, "
+        "unlabelled-labelled, both unlabelled",
+    )  # fmt: skip
+    carried: float = setting(1.0, low=0.0, doc="weight of labels carried over to unlabelled images")
+    warped: float = setting(1.0, low=0.0, doc="weight of labelled images warped to others as training samples")
 
 
 @dataclass(frozen=True)
@@ -163,6 +188,7 @@ class Settings:
     donors: DonorSettings = setting(factory=DonorSettings)
     senior: SeniorSettings = setting(factory=SeniorSettings)
     registration: RegistrationSettings = setting(factory=RegistrationSettings)
+    deepatlas: DeepAtlasSettings = setting(factory=DeepAtlasSettings)
     source: SourceSettings | None = setting(None)
 
     def cases(self, *roles: str) -> list[str]:
@@ -206,6 +232,7 @@ __all__ = [
     "PSEUDO",
     "ROLES",
     "UNLABELLED",
+    "DeepAtlasSettings",
     "DonorSettings",
     "Intensity",
     "LesionSettings",

@@ -2,6 +2,7 @@
 
 TRAINERS = {
     "SynthTumourTrainer": "nnunet_synthtumour.trainers.synthtumour_trainer",
+    "DeepAtlasTrainer": "nnunet_synthtumour.trainers.deepatlas_trainer",
     "SynthTumourSeniorTrainer": "nnunet_synthtumour.trainers.senior_trainer",
 }
 

@@ -1,0 +1,64 @@
+"""nnU-Net's log and progress.png with the losses of both networks and the registration of validation pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+LOSSES = ("similarity_loss", "regularity_loss", "anatomy_loss", "carried_loss")
+REGISTRATION_CURVES = ("dice_before", "dice_after", "folds_percent")
+
+
+class RegistrationLogger(LocalLogger):
+    """Adds the curves of a registration network; where something was not measured in an epoch there is a NaN."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        super().__init__(verbose)
+        self._add_missing()
+
+    def _add_missing(self) -> None:
+        for key in (*LOSSES, *REGISTRATION_CURVES):
+            self.my_fantastic_logging.setdefault(key, [])
+
+    def load_checkpoint(self, checkpoint: dict[str, list[Any]]) -> None:
+        super().load_checkpoint(checkpoint)
+        self._add_missing()
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """Segmentation losses and Dice, registration losses, registration Dice before and after, folds, epoch times."""
+        import matplotlib.pyplot as plt
+
+        log = self.my_fantastic_logging
+        n = min(len(values) for values in log.values())
+        epochs = np.arange(n)
+        figure, (losses, terms, dice, folds) = plt.subplots(
+            4, 1, figsize=(12, 18), sharex=True, layout="constrained"
+        )  # fmt: skip
+        for axis, keys in ((losses, ("train_losses", "val_losses", "carried_loss")), (terms, LOSSES[:3])):
+            for key in keys:
+                axis.plot(epochs, log[key][:n], marker=".", label=key.replace("_", " "))
+            axis.set_ylabel("loss")
+        losses.set_title("segmentation")
+        terms.set_title("registration")
+        dice.plot(epochs, log["mean_fg_dice"][:n], color="tab:green", label="segmentation")
+        dice.plot(epochs, log["ema_fg_dice"][:n], color="tab:green", alpha=0.5, label="segmentation, moving average")
+        dice.plot(epochs, log["dice_before"][:n], color="tab:grey", label="pairs before registration")
+        dice.plot(epochs, log["dice_after"][:n], color="tab:purple", label="pairs after registration")
+        dice.set_ylabel("Dice")
+        dice.set_ylim(0, 1)
+        folds.plot(epochs, log["folds_percent"][:n], color="tab:red", label="folded voxels, %")
+        folds.set_ylim(bottom=0)
+        folds.set_ylabel("%")
+        seconds = [log["epoch_end_timestamps"][e] - log["epoch_start_timestamps"][e] for e in epochs]
+        times = folds.twinx()
+        times.plot(epochs, seconds, color="tab:blue", label="seconds per epoch")
+        times.set_ylim(bottom=0)
+        folds.set_xlabel("epoch")
+        for axis in (losses, terms, dice, folds):
+            axis.legend(loc="upper left")
+        times.legend(loc="upper right")
+        figure.savefig(Path(output_folder) / "progress.png", dpi=80)
+        plt.close(figure)

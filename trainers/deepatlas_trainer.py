@@ -1,0 +1,359 @@
+"""DeepAtlas: a segmentation and a registration network that teach each other, down to one labelled image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.collate_outputs import collate_outputs
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.helpers import dummy_context
+from torch import Tensor, autocast
+
+from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.registration.fields import warp
+from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
+from nnunet_synthtumour.registration.model_files import save_model
+from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED, settings_of
+from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
+from nnunet_synthtumour.trainers.deepatlas_losses import manual, manual_or_predicted, registration_terms
+from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger
+from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader
+from nnunet_synthtumour.trainers.pair_patches import PairPatches
+from nnunet_synthtumour.trainers.pair_validation import PairValidation
+from nnunet_synthtumour.trainers.random_streams import worker_seeds
+from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
+from nnunet_synthtumour.trainers.whole_grids import WholeCases
+
+ALONE, TAUGHT, JOINT = "registration alone", "registration teaches", "both learn"
+FEW_LABELS = 2  # up to here, the paper's order for one label: first registration, then segmentation, then both
+
+
+class DeepAtlasTrainer(nnUNetTrainer):
+    """nnU-Net's trainer of labelled images, and beside it a registration network on pairs of all images.
+
+    What differs from nnU-Net, and why, is listed in docs/deepatlas.md.
+    """
+
+    num_epochs: int
+    num_iterations_per_epoch: int
+    initial_lr: float
+    dataset_class: Any
+    preprocessed_dataset_folder_base: str
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = settings_of(dataset_json)
+        self.labelled = self.settings.cases(LABELLED, PSEUDO)
+        self.unlabelled = self.settings.cases(UNLABELLED)
+        self._refuse_what_cannot_work()
+        training = self.settings.training
+        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or training.epochs or self.num_epochs)
+        self.num_iterations_per_epoch = int(
+            os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
+        )
+        self.initial_lr = training.initial_lr or self.initial_lr
+        self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, 10)
+        self.logger.local_logger = RegistrationLogger(self.logger.local_logger.verbose)
+        self.classes = len(self.label_manager.all_labels)
+        self.registration: RegistrationLearner | None = None
+        self.dataloader_pairs: Any = None
+
+    def _refuse_what_cannot_work(self) -> None:
+        name = type(self).__name__
+        if self.is_cascaded:
+            raise Unsupported(f"{name} cannot train {self.configuration_name}: a cascade's first stage sees no pairs.")
+        if len(self.configuration_manager.patch_size) != 3:
+            raise Unsupported(f"{name} cannot train {self.configuration_name}: registration needs volumes, not slices.")
+        if self.label_manager.has_regions:
+            raise Unsupported(
+                f"{name} cannot train regions: registration compares labels that exclude each other; declare plain labels."
+            )
+        if not self.labelled:
+            raise Refusal(
+                f"{self.plans_manager.dataset_name} has no labelled case; build it with 'synthtumour prepare --labelled "
+                "FOLDER --labels FOLDER --unlabelled FOLDER'."
+            )
+        if len(self.labelled) + len(self.unlabelled) < 2:
+            raise Refusal(f"{self.plans_manager.dataset_name} has one image, but registration needs at least two.")
+
+    # ------------------------------------------------------------------------------------------------ set up
+
+    def initialize(self) -> None:
+        if self.was_initialized:
+            return
+        if self.settings.training.seed is not None:
+            torch.manual_seed(self.settings.training.seed)
+        super().initialize()
+        self.registration = RegistrationLearner(
+            self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
+            compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
+        )  # fmt: skip
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """nnU-Net's split of the labelled cases; a handful is enough, and fold `all` uses every label."""
+        splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        if self.fold == "all":
+            return list(self.labelled), list(self.labelled)
+        if not splits_file.is_file() and self.local_rank == 0:
+            save_json(splits_by_role([self.labelled, self.unlabelled]), str(splits_file))
+        if self.is_ddp:
+            dist.barrier()
+        train, val = super().do_split()
+        split = restrict({"train": list(train), "val": list(val)}, set(self.labelled))
+        if not split["train"] or not split["val"]:
+            raise Refusal(f"Fold {self.fold} has no labelled case on one side; mend {splits_file} or use fold all.")
+        return split["train"], split["val"]
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's loaders of labelled patches; beside them, pairs of whole images start to load."""
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        train, val = self.do_split()
+        held_out = set(val) - set(train)
+        everything = self.dataset_class(self.preprocessed_dataset_folder, sorted({*self.labelled, *self.unlabelled}))
+        cases = WholeCases(everything, self.configuration_manager.spacing, self.plans_manager.transpose_forward)
+        *_, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        settings = self.settings
+        loader = PairLoader(
+            cases, train, [case for case in self.unlabelled if case not in held_out], settings.registration.pairs,
+            dict(zip(KINDS, settings.deepatlas.pairs, strict=True)), mirror_axes,
+        )  # fmt: skip
+        if not loader.kinds:
+            raise Refusal("deepatlas.pairs leaves no kind of pairs that this data set has; raise one of its shares.")
+        self.dataloader_pairs = self._start_pairs(loader)
+        self.patches = PairPatches(
+            self.configuration_manager.patch_size,
+            self.get_validation_transforms(
+                self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
+                regions=None, ignore_label=self.label_manager.ignore_label),
+        )  # fmt: skip
+        self.pair_validation = PairValidation(cases, val if len(val) > 1 else sorted({*train, *val}), self.classes)
+        return super().get_dataloaders()
+
+    def _start_pairs(self, loader: PairLoader) -> Any:
+        workers = get_allowed_n_proc_DA()
+        seeds = worker_seeds(self.settings.training.seed, self.local_rank, self.current_epoch, max(1, workers))
+        if workers == 0:
+            return SingleThreadedAugmenter(loader, None)
+        pairs = NonDetMultiThreadedAugmenter(
+            loader, None, max(1, workers // 4), num_cached=4, seeds=[s ^ 1 for s in seeds[: max(1, workers // 4)]],
+            pin_memory=self.device.type == "cuda", wait_time=0.002,
+        )  # fmt: skip
+        _ = next(pairs)
+        return pairs
+
+    # ------------------------------------------------------------------------------------------------- train
+
+    def stage(self, epoch: int) -> str:
+        """What is learnt in an epoch."""
+        few = len(self.labelled) <= FEW_LABELS
+        settings = self.settings.deepatlas
+        alone = settings.alone if settings.alone is not None else (0.4 if few else 0.2)
+        taught = settings.taught if settings.taught is not None else (0.2 if few else 0.0)
+        done = epoch / self.num_epochs
+        return ALONE if done < alone else TAUGHT if done < alone + taught else JOINT
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        assert self.registration is not None
+        self.registration.begin_epoch(self.current_epoch, self.num_epochs)
+        self.print_to_log_file(f"Stage: {self.stage(self.current_epoch)}")
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One segmentation step on nnU-Net's batch and on pairs, and registration steps, as the stage has it."""
+        stage = self.stage(self.current_epoch)
+        nan = np.array(np.nan)
+        losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
+        if stage != TAUGHT:
+            for _ in range(self.settings.deepatlas.registration_steps if stage == JOINT else 1):
+                losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=stage == JOINT)
+        if stage != ALONE:
+            losses |= self.segmentation_step(batch, self._on_device(next(self.dataloader_pairs)))
+        return losses
+
+    def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
+        """Both directions of a pair; once segmentation is of use, its predictions stand in where labels are missing."""
+        assert self.registration is not None
+        learner, settings = self.registration, self.settings.registration
+        moving, fixed = pair["moving"], pair["fixed"]
+        predicted = [self.predict(side["image"]) if joint else None for side in (moving, fixed)]
+        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            output = learner.network(moving["match"], fixed["match"])
+        velocities, extra = learner.velocities_and_graph_loss(output)
+        terms = []
+        for velocity in velocities:
+            forward, backward = learner.displacements(velocity, moving["match"].shape[2:])
+            anatomies = tuple(
+                manual_or_predicted(side, self.classes, p) for side, p in zip((moving, fixed), predicted, strict=True)
+            )
+            terms.append(registration_terms(moving, fixed, forward, backward, velocity, (anatomies[0], anatomies[1]),
+                                            settings.similarity, settings.regularity_kind))  # fmt: skip
+        smooth = settings.regularity * REGULARITY_WEIGHTS[settings.similarity]
+        loss = extra + sum(
+            weight * (t.similarity + smooth * t.regularity + settings.anatomy * t.anatomy)
+            for weight, t in zip((1.0, 0.5), terms, strict=False)
+        )
+        learner.step(loss)
+        return {key: getattr(terms[0], key).detach().cpu().numpy() for key in ("similarity", "regularity", "anatomy")}
+
+    def segmentation_step(self, batch: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's loss on its own batch, and on labels carried over and images warped by the registration network."""
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = _to(batch["target"], self.device)
+        samples, weights = self.taught_samples(pair)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            supervised = self.loss(self.network(data), target)
+            total, carried = supervised, supervised.detach() * np.nan
+            if samples:
+                image, labels = self.patches.batch(samples)
+                carried = self.loss(self.network(image), labels)
+                total = supervised + float(np.mean(weights)) * carried
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(total).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+        else:
+            total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+        return {"loss": supervised.detach().cpu().numpy(), "carried": carried.detach().cpu().numpy()}
+
+    def taught_samples(self, pair: dict[str, Any]) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
+        """(image, labels) of whole grids with their weights: labels carried to the other image, and warped images."""
+        assert self.registration is not None
+        settings, samples, weights = self.settings.deepatlas, [], []
+        with torch.no_grad():
+            forward, backward = self.registration.register(pair["moving"]["match"], pair["fixed"]["match"])
+        for source, other, field in (("moving", "fixed", forward), ("fixed", "moving", backward)):
+            for i in torch.nonzero(pair[source]["labelled"]).flatten().tolist():
+                u = field[i : i + 1]
+                labels = warp(pair[source]["seg"][i : i + 1].float(), u, "nearest").short()[0]
+                if settings.carried and not pair[other]["labelled"][i]:
+                    samples.append((pair[other]["image"][i], labels))
+                    weights.append(settings.carried)
+                if settings.warped:
+                    samples.append((warp(pair[source]["image"][i : i + 1], u)[0], labels))
+                    weights.append(settings.warped)
+        return samples, weights
+
+    def predict(self, image: Tensor) -> Tensor:
+        """Probabilities of all labels on whole grids, (B, classes, X, Y, Z), without gradient."""
+        network = self.network
+        network.eval()
+        with torch.no_grad(), autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            padded, shape = self.patches.padded(image), image.shape[2:]
+            logits = network(padded)
+        network.train()
+        logits = logits[0] if isinstance(logits, (list, tuple)) else logits
+        return torch.softmax(logits[(..., *(slice(n) for n in shape))].float(), 1)
+
+    def _on_device(self, pair: dict[str, Any]) -> dict[str, Any]:
+        return {side: {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in part.items()}
+                for side, part in pair.items()}  # fmt: skip
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        outputs = collate_outputs(train_outputs)
+        means = {key: _nanmean(self._gathered(list(np.ravel(outputs[key])))) for key in outputs}
+        self.logger.log("train_losses", means["loss"], self.current_epoch)
+        for key in ("similarity", "regularity", "anatomy", "carried"):
+            self.logger.log(f"{key}_loss", means[key], self.current_epoch)
+
+    def _gathered(self, mine: list[Any]) -> list[Any]:
+        if not self.is_ddp:
+            return mine
+        theirs: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(theirs, mine)
+        return [item for part in theirs for item in part]
+
+    # -------------------------------------------------------------------------------------------- validation
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        super().on_validation_epoch_end(val_outputs)
+        assert self.registration is not None
+        found = self.pair_validation.summary(self.registration, self.device)
+        for key in REGISTRATION_CURVES:
+            self.logger.log(key, found[key], self.current_epoch)
+        self.print_to_log_file(
+            f"Registration of validation pairs: Dice {found['dice_before']:.4f} before, {found['dice_after']:.4f} after, "
+            f"{found['folds_percent']:.4f} % folds"
+        )
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's, then the registration of validation pairs, and the network as `synthtumour register` takes it."""
+        super().perform_actual_validation(save_probabilities)
+        assert self.registration is not None
+        if self.local_rank == 0:
+            if not hasattr(self, "pair_validation"):
+                self.get_dataloaders_for_pairs()
+            folder = Path(self.output_folder)
+            self.pair_validation.write(self.registration, self.device, folder / "validation")
+            save_model(folder, self.registration.architecture, self.registration.bare)
+
+    def get_dataloaders_for_pairs(self) -> None:
+        """Only what validation needs of `get_dataloaders`."""
+        train, val = self.do_split()
+        everything = self.dataset_class(self.preprocessed_dataset_folder, sorted({*train, *val}))
+        cases = WholeCases(everything, self.configuration_manager.spacing, self.plans_manager.transpose_forward)
+        self.pair_validation = PairValidation(cases, val if len(val) > 1 else sorted({*train, *val}), self.classes)
+
+    # ------------------------------------------------------------------------------------------- checkpoints
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint with the registration network, its optimiser and its scaler beside."""
+        super().save_checkpoint(filename)
+        assert self.registration is not None
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            checkpoint = torch.load(filename, map_location="cpu", weights_only=False)
+            unfinished = f"{filename}.unfinished"
+            torch.save({**checkpoint, "registration": self.registration.state()}, unfinished)
+            os.replace(unfinished, filename)
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
+        assert self.registration is not None and isinstance(checkpoint, dict)
+        if "registration" not in checkpoint:
+            raise Refusal("This checkpoint holds no registration network; it was not written by DeepAtlasTrainer.")
+        self.registration.load_state(checkpoint["registration"])
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if hasattr(self.dataloader_pairs, "_finish"):
+            self.dataloader_pairs._finish()
+
+
+def _to(target: Any, device: torch.device) -> Any:
+    if isinstance(target, list):
+        return [t.to(device, non_blocking=True) for t in target]
+    return target.to(device, non_blocking=True)
+
+
+def _nanmean(values: list[Any]) -> float:
+    known = [float(v) for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+__all__ = ["DeepAtlasTrainer", "manual"]

@@ -1,0 +1,74 @@
+"""Batches of image pairs on a common grid, in settable proportions of labelled and unlabelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.data_loader import DataLoader
+
+from nnunet_synthtumour.registration.instance import normalised
+from nnunet_synthtumour.trainers.whole_grids import WholeCases
+
+KINDS = ("labelled-labelled", "labelled-unlabelled", "unlabelled-labelled", "unlabelled-unlabelled")
+
+
+class PairLoader(DataLoader):
+    """Yields `moving` and `fixed`, each a dict of
+
+    image (B, C, X, Y, Z)   as nnU-Net normalised it, for the segmentation network
+    match (B, C, X, Y, Z)   the same scaled to 0 ... 1, for the registration network and the similarity
+    seg (B, 1, X, Y, Z)     labels; -1 outside of the image, the ignore label everywhere in unlabelled cases
+    labelled (B,)           bool
+    """
+
+    def __init__(
+        self,
+        cases: WholeCases,
+        labelled: Sequence[str],
+        unlabelled: Sequence[str],
+        batch_size: int,
+        shares: Mapping[str, float],
+        flip_axes: Sequence[int] = (),
+    ) -> None:
+        super().__init__(list(cases.cases), batch_size, 1, None, True, False, True)
+        self.cases = cases
+        self.groups = {"labelled": list(labelled), "unlabelled": list(unlabelled)}
+        self.flip_axes = tuple(flip_axes or ())
+        possible = {kind: share for kind, share in shares.items() if share > 0 and self._is_possible(kind)}
+        self.kinds = list(possible)
+        total = sum(possible.values())
+        self.probabilities = [share / total for share in possible.values()]
+
+    def _is_possible(self, kind: str) -> bool:
+        one, other = (self.groups[role] for role in kind.split("-"))
+        return bool(one and other) and len(set(one) | set(other)) > 1
+
+    def generate_train_batch(self) -> dict[str, Any]:
+        pairs = [self._draw_pair() for _ in range(self.batch_size)]
+        sides: dict[str, Any] = {}
+        for side, name in enumerate(("moving", "fixed")):
+            samples = [self._sample(pair[side], flips) for pair, flips in pairs]
+            sides[name] = {
+                "image": torch.stack([image for image, _, _ in samples]),
+                "match": normalised(torch.stack([image for image, _, _ in samples])),
+                "seg": torch.stack([seg for _, seg, _ in samples]),
+                "labelled": torch.tensor([known for _, _, known in samples]),
+                "case": [pair[side] for pair, _ in pairs],
+            }
+        return sides
+
+    def _draw_pair(self) -> tuple[tuple[str, str], list[int]]:
+        kind = str(np.random.choice(self.kinds, p=self.probabilities))
+        one, other = (self.groups[role] for role in kind.split("-"))
+        moving = str(np.random.choice(one))
+        fixed = str(np.random.choice([case for case in other if case != moving]))
+        flips = [axis for axis in self.flip_axes if np.random.uniform() < 0.5]
+        return (moving, fixed), flips
+
+    def _sample(self, case: str, flips: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        whole = self.cases[case]
+        axes = [axis + 1 for axis in flips]
+        return whole.image.flip(axes), whole.seg.flip(axes), case in self.groups["labelled"]

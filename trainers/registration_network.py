@@ -1,0 +1,102 @@
+"""A registration network that is trained beside nnU-Net's: built from the same plans, with an optimiser of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_synthtumour.registration.model_files import Architecture
+from nnunet_synthtumour.registration.msc_gunet import GraphRegistration
+from nnunet_synthtumour.settings import RegistrationSettings
+
+GRAPH_WEIGHT = 1e-3
+
+
+class RegistrationLearner:
+    """The network, its optimiser and its schedule. `rank` is given where there are several processes."""
+
+    def __init__(
+        self,
+        configuration: ConfigurationManager,
+        settings: RegistrationSettings,
+        image_channels: int,
+        device: torch.device,
+        compiled: bool = False,
+        rank: int | None = None,
+    ) -> None:
+        self.settings = settings
+        self.architecture = Architecture(
+            network=settings.network,
+            network_class_name=configuration.network_arch_class_name,
+            arch_kwargs=dict(configuration.network_arch_init_kwargs),
+            kw_requires_import=list(configuration.network_arch_init_kwargs_req_import),
+            image_channels=image_channels,
+            spacing=tuple(float(s) for s in configuration.spacing),
+            patch_size=tuple(int(n) for n in configuration.patch_size),
+        )
+        self.bare: nn.Module = self.architecture.build().to(device)
+        self.network: Any = torch.compile(self.bare) if compiled else self.bare
+        if rank is not None:
+            self.network = DistributedDataParallel(self.network, device_ids=None if device.type == "cpu" else [rank])
+        self.optimizer = torch.optim.Adam(self.bare.parameters(), settings.initial_lr)
+        self.grad_scaler = torch.amp.GradScaler("cuda") if device.type == "cuda" else None
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """nnU-Net's polynomial decay."""
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.initial_lr * (1 - epoch / epochs) ** 0.9
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+        else:
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.bare.parameters(), 12)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+
+    def velocities_and_graph_loss(self, output: Any) -> tuple[list[Tensor], Tensor | float]:
+        """Velocities, finest first, and what the graph adds to the loss."""
+        if isinstance(output, GraphRegistration):
+            return list(output[:2]), GRAPH_WEIGHT * (output.kl + output.diagonal)
+        return [output], 0.0
+
+    def displacements(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self._net.displacement(velocity, shape), self._net.displacement(-velocity, shape)
+
+    def register(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        """Displacement moving -> fixed and its inverse, for use, not for training."""
+        self.network.eval()
+        with torch.no_grad():
+            velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
+            both = self._net.displacements(velocities[0], moving.shape[2:])
+        self.network.train()
+        return both
+
+    @property
+    def _net(self) -> Any:
+        return self.bare
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "weights": self.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.bare.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.grad_scaler is not None and state["grad_scaler"] is not None:
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
