@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nnunet_synthtumour.registration.anatomy import one_hot, soft_dice_loss
 from nnunet_synthtumour.registration.fields import warp
-from nnunet_synthtumour.registration.instance import SIMILARITY, Similarity
+from nnunet_synthtumour.registration.instance import SIMILARITY
 from nnunet_synthtumour.registration.mind import mind_ssc
 from nnunet_synthtumour.registration.regularity import bending_energy, diffusion
 
@@ -51,7 +51,7 @@ def manual_or_predicted(side: dict[str, Any], classes: int, predicted: Tensor | 
 
 def registration_terms(
     moving: dict[str, Any], fixed: dict[str, Any], forward: Tensor, backward: Tensor, velocity: Tensor,
-    segmentations: tuple[Anatomy, Anatomy], similarity: Similarity, regularity: str,
+    segmentations: tuple[Anatomy, Anatomy], similarity: str, regularity: str,
 ) -> RegistrationTerms:  # fmt: skip
     """Both directions of similarity and anatomy, one regularity of the velocity."""
     compared = SIMILARITY[similarity]

@@ -25,7 +25,7 @@ from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
 from nnunet_synthtumour.registration.model_files import save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED, settings_of
 from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
-from nnunet_synthtumour.trainers.deepatlas_losses import manual, manual_or_predicted, registration_terms
+from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
 from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger
 from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader
 from nnunet_synthtumour.trainers.pair_patches import PairPatches
@@ -46,6 +46,7 @@ class DeepAtlasTrainer(nnUNetTrainer):
 
     num_epochs: int
     num_iterations_per_epoch: int
+    num_val_iterations_per_epoch: int
     initial_lr: float
     dataset_class: Any
     preprocessed_dataset_folder_base: str
@@ -167,8 +168,8 @@ class DeepAtlasTrainer(nnUNetTrainer):
         settings = self.settings.deepatlas
         alone = settings.alone if settings.alone is not None else (0.4 if few else 0.2)
         taught = settings.taught if settings.taught is not None else (0.2 if few else 0.0)
-        done = epoch / self.num_epochs
-        return ALONE if done < alone else TAUGHT if done < alone + taught else JOINT
+        first, second = round(alone * self.num_epochs), round((alone + taught) * self.num_epochs)
+        return ALONE if epoch < first else TAUGHT if epoch < second else JOINT
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -206,10 +207,9 @@ class DeepAtlasTrainer(nnUNetTrainer):
             terms.append(registration_terms(moving, fixed, forward, backward, velocity, (anatomies[0], anatomies[1]),
                                             settings.similarity, settings.regularity_kind))  # fmt: skip
         smooth = settings.regularity * REGULARITY_WEIGHTS[settings.similarity]
-        loss = extra + sum(
-            weight * (t.similarity + smooth * t.regularity + settings.anatomy * t.anatomy)
-            for weight, t in zip((1.0, 0.5), terms, strict=False)
-        )
+        loss = moving["match"].new_zeros(()) + extra
+        for weight, t in zip((1.0, 0.5), terms, strict=False):
+            loss = loss + weight * (t.similarity + smooth * t.regularity + settings.anatomy * t.anatomy)
         learner.step(loss)
         return {key: getattr(terms[0], key).detach().cpu().numpy() for key in ("similarity", "regularity", "anatomy")}
 
@@ -327,7 +327,7 @@ class DeepAtlasTrainer(nnUNetTrainer):
             checkpoint = torch.load(filename, map_location="cpu", weights_only=False)
             unfinished = f"{filename}.unfinished"
             torch.save({**checkpoint, "registration": self.registration.state()}, unfinished)
-            os.replace(unfinished, filename)
+            Path(unfinished).replace(filename)
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
@@ -354,6 +354,3 @@ def _to(target: Any, device: torch.device) -> Any:
 def _nanmean(values: list[Any]) -> float:
     known = [float(v) for v in values if not np.isnan(v)]
     return float(np.mean(known)) if known else float("nan")
-
-
-__all__ = ["DeepAtlasTrainer", "manual"]

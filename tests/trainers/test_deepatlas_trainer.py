@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE, JOINT, TAUGHT, DeepAtlasTrainer
+from tests.toy_dataset import make_trainer
+
+ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in range(8)}
+SHORT = {"training": {"epochs": 2, "iterations": 2, "seed": 1}, "roles": ROLES}
+
+
+def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: Path) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"alone": 0.5, "taught": 0.0})
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.run_training()
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert len(log["dice_after"]) == len(log["similarity_loss"]) == 2
+    assert np.isnan(log["carried_loss"][0]) and np.isfinite(log["carried_loss"][1])
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    found = json.loads((folder / "validation" / "registration.json").read_text())
+    assert found["pairs"] == 2
+    assert found["mean"]["folds_percent"] <= 0.003
+    for name in ("registration.pth", "progress.png", "validation/summary.json", "validation/registration_worst.png"):
+        assert (folder / name).is_file(), name
+
+    resumed = make_trainer(toy, DeepAtlasTrainer, fold="all", resume=True, **SHORT)
+    resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    for one, other in ((trainer.network, resumed.network), (trainer.registration.bare, resumed.registration.bare)):
+        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert resumed.registration.optimizer.state_dict()["state"].keys()
+
+
+@pytest.mark.parametrize(("labels", "stages"), [(1, [ALONE, ALONE, TAUGHT, JOINT, JOINT]), (3, [ALONE, *[JOINT] * 4])])
+def test_the_number_of_labels_decides_the_order(toy: Path, labels: int, stages: list[str]) -> None:
+    roles = {case: "labelled" if i < labels else "unlabelled" for i, case in enumerate(sorted(ROLES))}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, training={"epochs": 5})
+    assert [trainer.stage(epoch) for epoch in range(5)] == stages
+
+
+def test_what_it_cannot_do_is_said_at_once(toy: Path) -> None:
+    with pytest.raises(Unsupported, match="slices"):
+        make_trainer(toy, DeepAtlasTrainer, "2d", **SHORT)
+    with pytest.raises(Refusal, match="no labelled case"):
+        make_trainer(toy, DeepAtlasTrainer, roles=dict.fromkeys(ROLES, "unlabelled"))
