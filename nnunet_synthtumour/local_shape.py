@@ -51,7 +51,7 @@ def find_shape(
     if size is None:
         return None
     wide_box, wide, blocks, surface = size
-    tight = _tight(blocks, surface - margin_mm - max(wide.spacing(spacing)))
+    tight = tight_blocks(blocks, surface - margin_mm - max(wide.spacing(spacing)))
     lattice, voxels = wide.cut(tight)
     box = tuple(slice(w.start + v.start, w.start + v.stop) for w, v in zip(wide_box, voxels, strict=True))
     host = seg[box] == ignore_label
@@ -122,7 +122,7 @@ def _reaches_a_face(
     return False
 
 
-def _tight(blocks: torch.Tensor, level: float) -> tuple[slice, ...]:
+def tight_blocks(blocks: torch.Tensor, level: float) -> tuple[slice, ...]:
     """The range of blocks above `level`; all of them if there are none."""
     above = (blocks > level).numpy()
     ranges = []

@@ -91,3 +91,13 @@ class Places:
 
 def _voxel(values: np.ndarray) -> tuple[int, ...]:
     return tuple(int(v) for v in values)
+
+
+def box_of_label(seg: np.ndarray, label: int) -> np.ndarray:
+    """(low, high) per axis, float, of the voxels that carry `label`; the whole of `seg` where none does."""
+    here = seg == label
+    box = []
+    for axis in range(here.ndim):
+        hit = np.flatnonzero(here.any(axis=tuple(i for i in range(here.ndim) if i != axis)))
+        box.append((hit[0], hit[-1] + 1) if len(hit) else (0, here.shape[axis]))
+    return np.array(box, dtype=float)

@@ -101,8 +101,33 @@ class DonorSettings:
     """How real tumours are cut out of patients and pasted into healthy images."""
 
     probability: float = setting(0.9, low=0.0, high=1.0, doc="share of healthy patches that receive a donor")
+    count: tuple[int, int] = setting((1, 1), low=1, doc="donors in such a patch, fewest and most")
+    smallest_ml: float = setting(0.1, low=0.0, doc="smallest tumour that is cut out")
     margin_mm: float = setting(6.0, low=0.0, doc="tissue around the tumour that is kept with it")
-    placement: str = setting("relative", choices=("relative", "anywhere", "paper"), doc="where a donor is pasted")
+    placement: str = setting(
+        "relative",
+        choices=("relative", "anywhere", "paper"),
+        doc="relative: where it lay in its own host; anywhere: in the host; paper: same place, hard mask, nothing changed",
+    )
+    jitter_mm: float = setting(10.0, low=0.0, doc="how far from there, at most, along each axis")
+    undeformed: float = setting(
+        0.3, low=0.0, high=1.0, doc="share not turned, scaled or bent: their texture stays sharp"
+    )
+    flips: str = setting("left-right", choices=("none", "left-right", "all"), doc="axes that may be flipped")
+    rotation_degrees: float = setting(20.0, low=0.0, high=180.0, doc="largest rotation, about an axis drawn uniformly")
+    scaling: Range = setting((0.8, 1.25), low=0.1, high=10.0, doc="factor of the diameter")
+    elastic_mm: Range = setting((0.0, 2.0), low=0.0, doc="deviation of the elastic deformation")
+    seam_mm: Range = setting((1.0, 5.0), low=0.0, doc="width of the blend outside of the tumour; at most the margin")
+    match_intensities: bool = setting(True, doc="match mean and spread of the donor's surroundings to the host's")
+
+
+@dataclass(frozen=True)
+class SeniorSettings:
+    """What the senior's batches are made of, and where it starts."""
+
+    start: str = setting("junior", choices=("junior", "scratch"), doc="weights of the first epoch")
+    patients: float = setting(0.3, low=0.0, high=1.0, doc="share of patches from patients with their pseudo-labels")
+    synthetic: float = setting(0.3, low=0.0, high=1.0, doc="share of healthy patches that are treated as in stage one")
 
 
 @dataclass(frozen=True)
@@ -136,6 +161,7 @@ class Settings:
     validation: ValidationSettings = setting(factory=ValidationSettings)
     pseudolabels: PseudoLabelSettings = setting(factory=PseudoLabelSettings)
     donors: DonorSettings = setting(factory=DonorSettings)
+    senior: SeniorSettings = setting(factory=SeniorSettings)
     registration: RegistrationSettings = setting(factory=RegistrationSettings)
     source: SourceSettings | None = setting(None)
 
@@ -185,6 +211,7 @@ __all__ = [
     "LesionSettings",
     "PseudoLabelSettings",
     "RegistrationSettings",
+    "SeniorSettings",
     "Settings",
     "SettingsError",
     "SourceSettings",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from nnunet_synthtumour.placement import box_of_label
 
 HOST = "host"
 PROBED, KEPT = 50_000, 2_000
@@ -24,16 +27,18 @@ class HostPatchLoader(nnUNetDataLoader):
         super().__init__(*args, **kwargs)
         self.healthy = healthy
         self.ignore_label = ignore_label
-        self._host_voxels: dict[str, np.ndarray] = {}
+        self._hosts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
-    def patch_at(self, case: str, in_host: bool, oversample: bool) -> dict[str, torch.Tensor]:
+    def patch_at(self, case: str, in_host: bool, oversample: bool) -> dict[str, Any]:
         """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws.
 
-        Healthy cases: in the host, or anywhere. Other cases: where nnU-Net's own rule says.
+        Healthy cases: in the host, or anywhere; they come with `host_box` and `raw_corner`, which say where the patch
+        lies (`donor_placement.Landing`). Other cases: where nnU-Net's own rule says.
         """
         data, seg, _, properties = self._data.load_case(case)
         if case in self.healthy:
-            locations = {HOST: self._host_of(case, seg)} if in_host else {}
+            voxels, host_box = self._host_of(case, seg)
+            locations = {HOST: voxels} if in_host else {}
             lower, upper = self.get_bbox(data.shape[1:], True, locations)
         else:
             lower, upper = self.get_bbox(data.shape[1:], oversample, properties["class_locations"])
@@ -42,14 +47,19 @@ class HostPatchLoader(nnUNetDataLoader):
         segmentation = torch.from_numpy(crop_and_pad_nd(seg, box, -1, cast_cropped_to=np.int16)).to(torch.int16)
         if self.patch_size_was_2d:
             image, segmentation = image[:, 0], segmentation[:, 0]
-        return {"image": image, "segmentation": segmentation}
+        patch: dict[str, Any] = {"image": image, "segmentation": segmentation}
+        if case in self.healthy:
+            corner = np.array(lower, dtype=float)
+            patch["host_box"] = host_box - corner[:, None]
+            patch["raw_corner"] = raw_corner(properties, data.shape[1:]) - corner
+        return patch
 
-    def _host_of(self, case: str, seg: Any) -> np.ndarray:
-        """Up to `KEPT` voxels (0, x, y, z) of the host, found once per case and process.
+    def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Up to `KEPT` voxels (0, x, y, z) of the host, and its box ((low, high) per axis), found once per case and process.
 
         Drawn with a generator of their own, so that who looks first does not change what is drawn later.
         """
-        if case not in self._host_voxels:
+        if case not in self._hosts:
             volume = seg[:]
             generator = np.random.default_rng(len(case))
             probed = np.unique(generator.integers(0, volume.size, PROBED))
@@ -58,8 +68,15 @@ class HostPatchLoader(nnUNetDataLoader):
                 inside = np.flatnonzero(volume == self.ignore_label)
             if len(inside) > KEPT:
                 inside = np.sort(generator.choice(inside, KEPT, replace=False))
-            self._host_voxels[case] = np.stack(np.unravel_index(inside, volume.shape), 1)
-        return self._host_voxels[case]
+            box = box_of_label(volume[0], self.ignore_label)
+            self._hosts[case] = np.stack(np.unravel_index(inside, volume.shape), 1), box
+        return self._hosts[case]
+
+
+def raw_corner(properties: dict[str, Any], shape: Sequence[int]) -> np.ndarray:
+    """The first corner of the raw image, in voxels of the preprocessed case of `shape`."""
+    cropped = np.array([low for low, _ in properties["bbox_used_for_cropping"]], dtype=float)
+    return -cropped * np.array(shape) / np.array(properties["shape_after_cropping_and_before_resampling"])
 
 
 def stack_targets(targets: list[Any]) -> torch.Tensor | list[torch.Tensor]:

@@ -1,0 +1,109 @@
+"""`PasteTumour`: the transform that pastes real tumours into the host of a healthy patch, as a batchgeneratorsv2 transform.
+
+Same contract as `GrowLesion`: it draws, applies, and what was drawn can be kept and replayed. A donor costs what its box
+costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+
+from nnunet_synthtumour import drawing
+from nnunet_synthtumour.donor_bank import Crop, DonorBank
+from nnunet_synthtumour.donor_pasting import Pasted, paste_donor, paste_untouched
+from nnunet_synthtumour.donor_placement import Landing, Paste, PasteParameters
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.placement import Places
+from nnunet_synthtumour.settings import DonorSettings
+from nnunet_synthtumour.synthesis import host_to_background
+
+
+class PasteTumour(BasicTransform):
+    """Paste donors into the host of a healthy patch.
+
+    Called with `image` (C, X, Y[, Z]) float32, normalised, and `segmentation` (S, X, Y[, Z]) int16 whose first channel
+    carries `ignore_label` in the host; optionally with `host_box` and `raw_corner` (see `Landing`). Both tensors are
+    changed in place. A patch without host comes back as it is.
+
+    `probability` takes the place of the setting. `region_shape` is the middle part of the patch that a later crop keeps;
+    the first donor's middle lies in it.
+    """
+
+    def __init__(
+        self,
+        bank: DonorBank,
+        settings: DonorSettings,
+        spacing: Sequence[float],
+        ignore_label: int,
+        probability: float | None = None,
+        region_shape: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.bank = bank
+        self.settings = settings
+        self.spacing = tuple(float(s) for s in spacing)
+        self.ignore_label = int(ignore_label)
+        self.probability = float(settings.probability if probability is None else probability)
+        self.region_shape = None if region_shape is None else tuple(int(n) for n in region_shape)
+        cut_at = bank.index.spacing
+        if len(self.spacing) != len(cut_at) or not np.allclose(self.spacing, cut_at):
+            raise UserError(
+                f"{bank.folder} was cut at {_mm(cut_at)}, but the patches have {_mm(self.spacing)}; build the "
+                "bank from the same configuration."
+            )
+
+    def get_parameters(self, **data: Any) -> dict[str, Any]:
+        """Draw what happens in this patch; the only place with randomness."""
+        if not drawing.chance(self.probability):
+            return {"pastes": PasteParameters()}
+        places = Places(data.get("image"), data["segmentation"][0], self.ignore_label, self.spacing, self.region_shape)
+        landing = Landing(places, self.spacing, data.get("host_box"), data.get("raw_corner"))
+        pastes: list[Paste] = []
+        for _ in range(drawing.draw_count(self.settings.count)):
+            paste = landing.draw(self.bank, self.settings, in_region=not pastes)  # one that survives the crop is enough
+            if paste is not None:
+                pastes.append(paste)
+        return {"pastes": PasteParameters(tuple(pastes))}
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """Paste what was drawn. Deterministic: the same patch and parameters give the same bits."""
+        image, seg = data_dict["image"], data_dict["segmentation"][0]
+        if image.shape[0] != self.bank.index.channels:
+            raise UserError(
+                f"{self.bank.folder} has donors of {self.bank.index.channels} channels, but the patch has "
+                f"{image.shape[0]}; build the bank from the same data set."
+            )
+        doubts = [self.paste(image, seg, paste) for paste in params["pastes"].pastes]
+        host_to_background(seg, self.ignore_label)
+        for box, doubt in doubts:
+            if doubt is not None:
+                seg[box].masked_fill_(doubt & (seg[box] == 0), self.ignore_label)
+        return data_dict
+
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
+        raise TypeError("a donor needs image and segmentation together: call apply")
+
+    def _apply_to_segmentation(self, segmentation: torch.Tensor, **params: Any) -> torch.Tensor:
+        raise TypeError("a donor needs image and segmentation together: call apply")
+
+    def paste(self, image: torch.Tensor, seg: torch.Tensor, paste: Paste) -> Pasted:
+        donor = self.bank.by_name[paste.donor]
+        crop, anchor = self.bank.crop(donor), donor.anchor
+        if paste.slice is not None:
+            part = next(s for s in donor.slices if s.index == paste.slice)
+            crop = Crop(crop.image[:, part.index], crop.labels[part.index], crop.level[part.index], crop.level_mm)
+            anchor = part.anchor
+        if paste.paper:
+            return paste_untouched(image, seg, crop, anchor, paste, self.ignore_label)
+        return paste_donor(
+            image, seg, donor, crop, anchor, paste, self.ignore_label, self.spacing, self.bank.index.margin_mm
+        )
+
+
+def _mm(spacing: Sequence[float]) -> str:
+    return " x ".join(f"{s:g}" for s in spacing) + " mm"
