@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.hosts import find_host
 from nnunet_synthtumour.image_files import read_image, write_image
-from nnunet_synthtumour.image_folders import Case
+from nnunet_synthtumour.image_folders import TEST, Case
 from nnunet_synthtumour.intensities import crop, recorded
 from nnunet_synthtumour.settings import HEALTHY, UNLABELLED
 
@@ -41,16 +41,24 @@ class Written:
 
 
 def write_case(case: Case, to: Destination) -> Written:
-    """Write `imagesTr/NAME_0000.nii.gz`, ... and `labelsTr/NAME.nii.gz` below `to.folder`."""
+    """Write `imagesTr/NAME_0000.nii.gz`, ... and `labelsTr/NAME.nii.gz` below `to.folder`.
+
+    Test images go to `imagesTs`, their labels, if there are any, to `labelsTs`, as nnU-Net users keep them.
+    """
+    part = "Ts" if case.role == TEST else "Tr"
     images = [read_image(file) for file in case.images]
     for channel, (file, image) in enumerate(zip(case.images, images, strict=True)):
-        _put(file, image, images[0], to.folder / "imagesTr" / f"{case.name}_{channel:04d}{ENDING}", to.copy)
+        _put(file, image, images[0], to.folder / f"images{part}" / f"{case.name}_{channel:04d}{ENDING}", to.copy)
+    if case.role == TEST and case.mask is None:
+        return Written(case.name, None, 1.0, {})
     arrays = [sitk.GetArrayFromImage(image).astype(np.float32) for image in images]
     given = None if case.mask is None else sitk.GetArrayFromImage(read_image(case.mask))
     labels, host = _label_map(case.role, arrays, given, to.ignore)
     written = sitk.GetImageFromArray(labels)
     written.CopyInformation(images[0])
-    write_image(written, to.folder / "labelsTr" / f"{case.name}{ENDING}")
+    write_image(written, to.folder / f"labels{part}" / f"{case.name}{ENDING}")
+    if case.role == TEST:
+        return Written(case.name, None, 1.0, {})
     stack, seg = np.stack(arrays), labels
     if stack.ndim == 3:  # nnU-Net reads 2D images as one slice
         stack, seg = stack[:, None], seg[None]

@@ -17,7 +17,9 @@ from nnunet_synthtumour.errors import UserError
 COMMANDS = {
     "doctor": "check the installation, the nnU-Net paths and the devices",
     "phantom": "write the embedded data set: procedural brains with tumours in two modalities",
+    "run": "everything: two folders of images in, a trained segmenter and a report out",
     "prepare": "build a raw nnU-Net data set from folders of images",
+    "pseudolabel": "let a junior segment unlabelled patients, and build the data set for a senior",
     "settings": "show the settings that a data set trains with, and which of them you set",
     "presets": "list the lesion presets",
     "grow": "grow synthetic lesions in whole images and write them to files",

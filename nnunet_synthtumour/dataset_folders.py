@@ -57,3 +57,15 @@ def read_dataset_json(id_name_or_file: str | int | Path) -> tuple[dict[str, Any]
             except json.JSONDecodeError as error:
                 raise UserError(f"{file} is not valid JSON (line {error.lineno}: {error.msg}); mend it.") from error
     raise UserError(f"There is no dataset.json at {candidates[0]}; is this the folder of a raw nnU-Net data set?")
+
+
+def raw_files(folder: Path, dataset_json: dict[str, Any], case: str) -> tuple[tuple[Path, ...], Path]:
+    """The images of a case, one per channel, and its label map: where `dataset.json` says, or by nnU-Net's names."""
+    if "dataset" in dataset_json:
+        entry = dataset_json["dataset"][case]
+        listed = [folder / os.path.expandvars(file) for file in (*entry["images"], entry["label"])]
+        return tuple(listed[:-1]), listed[-1]
+    ending = dataset_json["file_ending"]
+    channels = range(len(dataset_json["channel_names"]))
+    images = tuple(folder / "imagesTr" / f"{case}_{channel:04d}{ending}" for channel in channels)
+    return images, folder / "labelsTr" / f"{case}{ending}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +20,11 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import FOREGROUND
 from nnunet_synthtumour.image_checks import check_case, check_together, complain
 from nnunet_synthtumour.image_files import size_on_disk
-from nnunet_synthtumour.image_folders import Case, add_masks, cases_of
+from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
 from nnunet_synthtumour.intensities import uses_mask
-from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED
+from nnunet_synthtumour.lesion_model import load_model
+from nnunet_synthtumour.schema import parse
+from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED, Settings
 
 BYTES_OF_LABELS_PER_VOXEL = 0.05  # gzip leaves a hundredth of most label maps; a twentieth is on the safe side
 
@@ -40,6 +42,9 @@ class PrepareOptions:
     labelled: Path | None = None
     labels: Path | None = None
     label_names: dict[str, int] = field(default_factory=dict)
+    test: Path | None = None
+    test_labels: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     copy: bool = False
     overwrite: bool = False
     processes: int = 2
@@ -50,18 +55,21 @@ def prepare(options: PrepareOptions) -> Path:
     raw = nnunet_folder(RAW)
     target = _target(raw, options)
     check_named(options.label_names)
-    cases = _collect(options)
+    _check_settings(options.settings)
+    cases = [*_collect(options), *_collect_test(options)]
     known = frozenset(options.label_names.values()) if options.label_names else None
     with CasePool(options.processes) as pool:
         cases = pool.map(partial(check_case, known_labels=known), cases, "checking")
-        check_together(cases)
+        training = [case for case in cases if case.role != TEST]
+        check_together(training)
+        check_together([case for case in cases if case.role == TEST])
         complain(cases)
-        labels = dataset_labels(options.label_names, cases)
+        labels = dataset_labels(options.label_names, training)
         _check_space(raw, cases, options.copy)
         with _scratch(target) as scratch:
             to = Destination(scratch, options.channels, labels.get(IGNORE, 0), options.copy)
             written = pool.map(partial(write_case, to=to), cases, "writing")
-            dataset_json = _dataset_json(options, labels, cases, written)
+            dataset_json = _dataset_json(options, labels, training, written[: len(training)])
             (scratch / "dataset.json").write_text(json.dumps(dataset_json, indent=1))
     return target
 
@@ -89,6 +97,12 @@ def _target(raw: Path, options: PrepareOptions) -> Path:
     if target.exists():
         _check_may_be_replaced(target, options.overwrite)
     return target
+
+
+def _check_settings(given: Mapping[str, Any]) -> None:
+    """Complain about settings that do not exist, and about a preset that does not."""
+    lesion = parse(Settings, given, BLOCK).lesion
+    load_model(lesion.preset, lesion.overrides)
 
 
 def _check_id_is_free(target: Path, options: PrepareOptions) -> None:
@@ -135,6 +149,17 @@ def _collect(options: PrepareOptions) -> list[Case]:
     return cases
 
 
+def _collect_test(options: PrepareOptions) -> list[Case]:
+    if options.test is None:
+        if options.test_labels is not None:
+            raise UserError("--test-labels goes with --test: they are the truth of the test images.")
+        return []
+    cases = cases_of(options.test, TEST, options.channels)
+    if options.test_labels is not None:
+        add_masks(cases, options.test_labels, "the label file")
+    return cases
+
+
 def _check_space(raw: Path, cases: Sequence[Case], copy: bool) -> None:
     needed = BYTES_OF_LABELS_PER_VOXEL * sum(case.voxels for case in cases)
     for case in cases:
@@ -159,10 +184,13 @@ def _scratch(target: Path) -> Iterator[Path]:
     prefix = target.name.partition("_")[0]
     for left in [*target.parent.glob(f".{prefix}_*.unfinished"), *target.parent.glob(f".{prefix}_*.replaced")]:
         shutil.rmtree(left, ignore_errors=True)
-    for sub in ("imagesTr", "labelsTr"):
+    for sub in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (scratch / sub).mkdir(parents=True)
     try:
         yield scratch
+        for sub in ("imagesTs", "labelsTs"):
+            if not any((scratch / sub).iterdir()):
+                (scratch / sub).rmdir()
         if target.exists():
             target.rename(old)
         scratch.rename(target)
@@ -188,5 +216,6 @@ def _dataset_json(
             "roles": {case.name: case.role for case in cases},
             "hosts": {case.name: case.host for case in written if case.host is not None},
             "intensities": {case.name: case.intensities[use_mask] for case in written},
+            **options.settings,
         },
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import PICTURES, VOLUMES, is_image, stem_of
 
+TEST = "test"  # a role for files only: test images are no cases of the data set, so no setting knows of them
 Files = dict[str, list[Path]]  # name of a case -> its files of one channel; one is right, more are a problem
 
 

@@ -165,23 +165,4 @@ def _write_dataset_json(growth: Growth, n: int) -> None:
     (growth.out / "dataset.json").write_text(json.dumps(block, indent=1))
 
 
-def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """`shape.volume_ml=[5,20]` -> {"shape": {"volume_ml": [5, 20]}}, several merged."""
-    merged: dict[str, Any] = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator:
-            raise UserError(f"--set {text} is not KEY=VALUE, for example --set shape.volume_ml=[5,20].")
-        try:
-            parsed = json.loads(value)
-        except json.JSONDecodeError:
-            parsed = value
-        block = merged
-        *path, last = key.split(".")
-        for step in path:
-            block = block.setdefault(step, {})
-        block[last] = parsed
-    return merged
-
-
-__all__ = ["Growth", "LesionParameters", "grow_files", "load_raw", "parse_overrides"]
+__all__ = ["Growth", "LesionParameters", "grow_files", "load_raw"]

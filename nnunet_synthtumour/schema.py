@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -92,6 +93,23 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse_assignments(texts: Sequence[str], example: str) -> dict[str, Any]:
+    """What `--set` takes: `shape.volume_ml=[5,20]` -> {"shape": {"volume_ml": [5, 20]}}, several merged."""
+    merged: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--set {text} is not KEY=VALUE, for example --set {example}.")
+        try:
+            parsed = json.loads(value)
+        except json.JSONDecodeError:
+            parsed = value
+        for step in reversed(key.split(".")):
+            parsed = {step: parsed}
+        merged = merge(merged, parsed)
     return merged
 
 

@@ -75,6 +75,28 @@ class ValidationSettings:
 
 
 @dataclass(frozen=True)
+class PseudoLabelSettings:
+    """Which voxels and which components of a junior's prediction become labels (`docs/pseudolabels.md`)."""
+
+    lower: float = setting(0.05, low=0.0, high=1.0, doc="below this probability of any tumour a voxel is background")
+    upper: float = setting(0.5, low=0.0, high=1.0, doc="from this probability on it is tumour; ignored in between")
+    min_ml: float | None = setting(
+        None, low=0.0, doc="smaller components are dropped; null: a third of the preset's smallest lesion"
+    )
+    min_confidence: float = setting(0.7, low=0.0, high=1.0, doc="components of a lower mean probability are dropped")
+    rim_mm: float = setting(3.0, low=0.0, doc="thickness of the outer rim of the host")
+    max_rim_share: float = setting(0.5, low=0.0, high=1.0, doc="components with more of them in the rim are dropped")
+    max_host_share: float = setting(0.5, low=0.0, high=1.0, doc="components that fill more of the host are dropped")
+    max_doubt: float = setting(
+        1.0, low=0.0, doc="cases with more unsure and dropped than this, per kept, are set aside"
+    )
+
+    def __post_init__(self) -> None:
+        if self.lower > self.upper:
+            raise ValueError(f"lower is {self.lower} and upper is {self.upper}; lower must not exceed upper.")
+
+
+@dataclass(frozen=True)
 class DonorSettings:
     """How real tumours are cut out of patients and pasted into healthy images."""
 
@@ -97,6 +119,15 @@ class DonorSettings:
     elastic_mm: Range = setting((0.0, 2.0), low=0.0, doc="deviation of the elastic deformation")
     seam_mm: Range = setting((1.0, 5.0), low=0.0, doc="width of the blend outside of the tumour; at most the margin")
     match_intensities: bool = setting(True, doc="match mean and spread of the donor's surroundings to the host's")
+
+
+@dataclass(frozen=True)
+class SeniorSettings:
+    """What the senior's batches are made of, and where it starts."""
+
+    start: str = setting("junior", choices=("junior", "scratch"), doc="weights of the first epoch")
+    patients: float = setting(0.3, low=0.0, high=1.0, doc="share of patches from patients with their pseudo-labels")
+    synthetic: float = setting(0.3, low=0.0, high=1.0, doc="share of healthy patches that are treated as in stage one")
 
 
 @dataclass(frozen=True)
@@ -128,7 +159,9 @@ class Settings:
     lesion: LesionSettings = setting(factory=LesionSettings)
     training: TrainingSettings = setting(factory=TrainingSettings)
     validation: ValidationSettings = setting(factory=ValidationSettings)
+    pseudolabels: PseudoLabelSettings = setting(factory=PseudoLabelSettings)
     donors: DonorSettings = setting(factory=DonorSettings)
+    senior: SeniorSettings = setting(factory=SeniorSettings)
     registration: RegistrationSettings = setting(factory=RegistrationSettings)
     source: SourceSettings | None = setting(None)
 
@@ -176,7 +209,9 @@ __all__ = [
     "DonorSettings",
     "Intensity",
     "LesionSettings",
+    "PseudoLabelSettings",
     "RegistrationSettings",
+    "SeniorSettings",
     "Settings",
     "SettingsError",
     "SourceSettings",

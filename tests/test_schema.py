@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_synthtumour.schema import Range, SettingsError, leaves, merge, parse, setting, to_json
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.schema import Range, SettingsError, leaves, merge, parse, parse_assignments, setting, to_json
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,10 @@ def test_any_json_is_either_read_or_refused_in_one_sentence(block: dict[str, Any
 
 def test_merge_goes_block_by_block() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
+
+
+def test_assignments_of_the_command_line_are_nested() -> None:
+    parsed = parse_assignments(["a.b=[1,2]", "a.c=x", "d=3"], "a.b=1")
+    assert parsed == {"a": {"b": [1, 2], "c": "x"}, "d": 3}
+    with pytest.raises(UserError, match=r"for example --set a\.b=1"):
+        parse_assignments(["a"], "a.b=1")

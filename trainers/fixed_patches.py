@@ -13,8 +13,7 @@ import torch
 from nnunet_synthtumour.trainers.host_patches import HostPatchLoader, stack_targets
 from nnunet_synthtumour.trainers.random_streams import seeded
 
-IN_DISTRIBUTION, SHIFTED = "in-distribution", "shifted"
-KINDS = (IN_DISTRIBUTION, SHIFTED)
+IN_DISTRIBUTION, SHIFTED, PASTED = "in-distribution", "shifted", "pasted"
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,20 @@ class FixedPatch:
 def list_patches(cases: Mapping[str, Sequence[str]], per_kind: int, affected: float) -> list[FixedPatch]:
     """`per_kind` patches of each kind, cases in turn, `affected` of them with a lesion, evenly spread.
 
-    `cases` maps a kind to its cases.
+    `cases` maps a kind to its cases; the order of the kinds is that of the set.
     """
     return [
         FixedPatch(index=k * per_kind + i, kind=kind, case=cases[kind][i % len(cases[kind])],
                    affected=int((i + 1) * affected) > int(i * affected))
-        for k, kind in enumerate(KINDS)
+        for k, kind in enumerate(cases)
         for i in range(per_kind)
     ]  # fmt: skip
 
 
 def batches_of_rank(patches: Sequence[FixedPatch], batch_size: int, rank: int, world: int) -> list[list[FixedPatch]]:
     """The batches of one rank: every patch goes to exactly one rank, a batch holds one kind."""
-    mine = [[p for p in patches if p.kind == kind][rank::world] for kind in KINDS]
+    kinds = dict.fromkeys(p.kind for p in patches)
+    mine = [[p for p in patches if p.kind == kind][rank::world] for kind in kinds]
     return [part[i : i + batch_size] for part in mine for i in range(0, len(part), batch_size)]
 
 

@@ -1,28 +1,34 @@
-"""nnU-Net's log and progress.png with a second Dice curve, so that the turning point can be seen."""
+"""nnU-Net's log and progress.png with more Dice curves, so that the turning point can be seen."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
-IN_DISTRIBUTION_DICE = "in_distribution_dice"
+COLOURS = ("tab:purple", "tab:olive", "tab:cyan")
 
 
-class TwoCurveLogger(LocalLogger):
-    """`mean_fg_dice` is the shifted Dice, which chooses the epoch; `in_distribution_dice` stands beside it."""
+class CurvesLogger(LocalLogger):
+    """`mean_fg_dice` is nnU-Net's own key for what chooses the epoch, `chooses` in words; `beside` names other curves."""
 
-    def __init__(self, verbose: bool = False) -> None:
+    def __init__(self, chooses: str, beside: Mapping[str, str], verbose: bool = False) -> None:
         super().__init__(verbose)
-        self.my_fantastic_logging[IN_DISTRIBUTION_DICE] = []
+        self.chooses, self.beside = chooses, dict(beside)
+        self._add_missing()
+
+    def _add_missing(self) -> None:
+        for key in self.beside:
+            self.my_fantastic_logging.setdefault(key, [])
 
     def load_checkpoint(self, checkpoint: dict[str, list[Any]]) -> None:
         super().load_checkpoint(checkpoint)
-        self.my_fantastic_logging.setdefault(IN_DISTRIBUTION_DICE, [])
+        self._add_missing()
 
     def plot_progress_png(self, output_folder: str) -> None:
-        """Losses and both Dice curves with the chosen epoch, epoch times, learning rate."""
+        """Losses and all Dice curves with the chosen epoch, epoch times, learning rate."""
         import matplotlib.pyplot as plt
 
         log = self.my_fantastic_logging
@@ -30,11 +36,14 @@ class TwoCurveLogger(LocalLogger):
         epochs = list(range(n))
         figure, (losses, dice, times) = plt.subplots(3, 1, figsize=(12, 15), sharex=True, layout="constrained")
         losses.plot(epochs, log["train_losses"][:n], label="training loss")
-        losses.plot(epochs, log["val_losses"][:n], label="validation loss (shifted)")
+        losses.plot(epochs, log["val_losses"][:n], label=f"validation loss ({self.chooses})")
         losses.set_ylabel("loss")
-        dice.plot(epochs, log["mean_fg_dice"][:n], color="tab:green", alpha=0.5, label="shifted Dice")
-        dice.plot(epochs, log["ema_fg_dice"][:n], color="tab:green", label="shifted Dice, moving average (chooses)")
-        dice.plot(epochs, log[IN_DISTRIBUTION_DICE][:n], color="tab:purple", alpha=0.7, label="in-distribution Dice")
+        dice.plot(epochs, log["mean_fg_dice"][:n], color="tab:green", alpha=0.5, label=f"{self.chooses} Dice")
+        dice.plot(
+            epochs, log["ema_fg_dice"][:n], color="tab:green", label=f"{self.chooses} Dice, moving average (chooses)"
+        )
+        for (key, words), colour in zip(self.beside.items(), COLOURS, strict=False):
+            dice.plot(epochs, log[key][:n], color=colour, alpha=0.7, label=f"{words} Dice")
         if n:
             best = max(epochs, key=lambda e: log["ema_fg_dice"][e])
             dice.axvline(best, color="tab:grey", linestyle=":", label=f"checkpoint_best (epoch {best})")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,15 +26,16 @@ from nnunet_synthtumour.trainers.case_splits import Split, restrict, splits_by_r
 from nnunet_synthtumour.trainers.fixed_patches import (
     IN_DISTRIBUTION,
     SHIFTED,
+    FixedPatch,
     FixedPatchLoader,
     batches_of_rank,
     digest_of_set,
     list_patches,
 )
 from nnunet_synthtumour.trainers.grown_volumes import dataset_with_lesions, write_reference
-from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, sampling_probabilities
+from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, Sample, sampling_probabilities
 from nnunet_synthtumour.trainers.lesions import Lesions
-from nnunet_synthtumour.trainers.progress import IN_DISTRIBUTION_DICE, TwoCurveLogger
+from nnunet_synthtumour.trainers.progress import CurvesLogger
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
 
 
@@ -47,6 +48,10 @@ class SynthTumourTrainer(nnUNetTrainer):
 
     What differs from nnU-Net, and why, is listed in docs/synthtumour_trainer.md.
     """
+
+    # Kinds of fixed patches whose Dice, together, chooses the epoch; kinds with a curve of their own, and its key.
+    CHOOSING: tuple[str, ...] = (SHIFTED,)
+    BESIDE: ClassVar[dict[str, str]] = {IN_DISTRIBUTION: "in_distribution_dice"}
 
     num_epochs: int
     num_iterations_per_epoch: int
@@ -72,7 +77,10 @@ class SynthTumourTrainer(nnUNetTrainer):
             os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
         )
         self.initial_lr = training.initial_lr or self.initial_lr
-        self.logger.local_logger = TwoCurveLogger(self.logger.local_logger.verbose)
+        self.logger.local_logger = CurvesLogger(
+            " and ".join(self.CHOOSING), {key: kind for kind, key in self.BESIDE.items()},
+            self.logger.local_logger.verbose,
+        )  # fmt: skip
         self.lesions = Lesions(self.settings, self.dataset_json, self.plans_manager, self.configuration_name)
         self._split: Split | None = None
 
@@ -141,9 +149,9 @@ class SynthTumourTrainer(nnUNetTrainer):
             dataset_tr, self.batch_size, initial_patch_size, patch_size, self.label_manager,
             oversample_foreground_percent=self.oversample_foreground_percent,
             sampling_probabilities=sampling_probabilities(
-                dataset_tr.identifiers, self.healthy, training.labelled_share),
+                dataset_tr.identifiers, self.healthy, self.labelled_share()),
             transforms=tr_transforms, probabilistic_oversampling=self.probabilistic_oversampling,
-            grow=self.lesions.for_training(patch_size), host_centred=training.host_centred, **for_both,
+            grow=self.growth_for_training(patch_size), host_centred=training.host_centred, **for_both,
         )  # fmt: skip
         workers = get_allowed_n_proc_DA()
         val_workers = max(1, workers // 2) if workers else 0
@@ -152,7 +160,7 @@ class SynthTumourTrainer(nnUNetTrainer):
         dl_val = FixedPatchLoader(
             dataset_val, self.batch_size, patch_size, patch_size, self.label_manager,
             transforms=self.get_validation_transforms(scales, **labels),
-            batches=batches, grow=self.lesions.for_validation(patch_size), seed=self.settings.validation.seed,
+            batches=batches, grow=self.growth_for_validation(patch_size), seed=self.settings.validation.seed,
             workers=val_workers, **for_both,
         )  # fmt: skip
         return self._start(dl_tr, dl_val, workers, val_workers)
@@ -166,10 +174,27 @@ class SynthTumourTrainer(nnUNetTrainer):
                 f"validation.shift is 'real', but fold {self.fold} has no labelled case to validate with; "
                 "choose another shift or another fold."
             )
-        per_kind = {IN_DISTRIBUTION: healthy, SHIFTED: real if self.settings.validation.shift == "real" else healthy}
-        patches = list_patches(per_kind, self.settings.validation.patches, self.settings.validation.affected)
+        patches = list_patches(
+            self.validation_cases(healthy, real), self.settings.validation.patches, self.settings.validation.affected
+        )
         world = dist.get_world_size() if self.is_ddp else 1
         return batches_of_rank(patches, self.batch_size, self.local_rank, world)
+
+    def validation_cases(self, healthy: list[str], real: list[str]) -> dict[str, list[str]]:
+        """The cases of each kind of fixed patches."""
+        return {IN_DISTRIBUTION: healthy, SHIFTED: real if self.settings.validation.shift == "real" else healthy}
+
+    def labelled_share(self) -> float:
+        """Share of training patches from cases that are not healthy."""
+        return self.settings.training.labelled_share
+
+    def growth_for_training(self, patch_size: Sequence[int]) -> Callable[[str, Sample], Sample]:
+        """What is done to a training patch of a healthy case."""
+        return self.lesions.for_training(patch_size)
+
+    def growth_for_validation(self, patch_size: Sequence[int]) -> Callable[[FixedPatch, Sample], Sample]:
+        """What is done to a patch of the fixed set."""
+        return self.lesions.for_validation(patch_size)
 
     def _start(self, dl_tr: LesionLoader, dl_val: FixedPatchLoader, workers: int, val_workers: int) -> tuple[Any, Any]:
         seeds = worker_seeds(self.settings.training.seed, self.local_rank, self.current_epoch, workers)
@@ -194,13 +219,14 @@ class SynthTumourTrainer(nnUNetTrainer):
         return {**super().validation_step(batch), "kind": batch["kind"], "digests": batch["digests"]}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Log the shifted Dice as nnU-Net's own (it chooses the epoch), the in-distribution Dice beside it."""
+        """Log the Dice that chooses the epoch as nnU-Net's own, and the other curves beside it."""
         extra = ("kind", "digests")
-        by_kind: dict[str, list[dict[str, Any]]] = {IN_DISTRIBUTION: [], SHIFTED: []}
+        by_kind: dict[str, list[dict[str, Any]]] = {kind: [] for kind in (*self.CHOOSING, *self.BESIDE)}
         for output in val_outputs:
             by_kind[output["kind"]].append({k: v for k, v in output.items() if k not in extra})
-        super().on_validation_epoch_end(by_kind[SHIFTED])
-        self.logger.log(IN_DISTRIBUTION_DICE, self._mean_dice(by_kind[IN_DISTRIBUTION]), self.current_epoch)
+        super().on_validation_epoch_end([output for kind in self.CHOOSING for output in by_kind[kind]])
+        for kind, key in self.BESIDE.items():
+            self.logger.log(key, self._mean_dice(by_kind[kind]), self.current_epoch)
         fingerprint = digest_of_set(self._gathered([output["digests"] for output in val_outputs]))
         self.print_to_log_file(f"Fixed validation set {fingerprint}")
 
@@ -221,9 +247,10 @@ class SynthTumourTrainer(nnUNetTrainer):
 
     def on_epoch_end(self) -> None:
         epoch = self.current_epoch
+        beside = [f"{kind} {self.logger.get_value(key, -1):.4f}" for kind, key in self.BESIDE.items()]
         self.print_to_log_file(
-            f"Dice on fixed patches: shifted {self.logger.get_value('mean_fg_dice', -1):.4f} (chooses the epoch), "
-            f"in-distribution {self.logger.get_value(IN_DISTRIBUTION_DICE, -1):.4f}"
+            f"Dice on fixed patches: {' and '.join(self.CHOOSING)} {self.logger.get_value('mean_fg_dice', -1):.4f} "
+            f"(chooses the epoch), {', '.join(beside)}"
         )
         super().on_epoch_end()
         if epoch + 1 < self.num_epochs and self.patience_is_exhausted():
@@ -240,8 +267,8 @@ class SynthTumourTrainer(nnUNetTrainer):
             super().run_training()
         except _PatienceExhausted:
             self.print_to_log_file(
-                f"No better shifted Dice for {self.settings.training.patience} epochs: training ends here. "
-                "Raise training.patience and use --c to go on."
+                f"No better {' and '.join(self.CHOOSING)} Dice for {self.settings.training.patience} epochs: "
+                "training ends here. Raise training.patience and use --c to go on."
             )
             self.on_train_end()
 

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> None:
     import os
 
     from nnunet_synthtumour.errors import UserError
-    from nnunet_synthtumour.offline import Growth, grow_files, parse_overrides
+    from nnunet_synthtumour.offline import Growth, grow_files
+    from nnunet_synthtumour.schema import parse_assignments
 
     channels = tuple(args.channel or ["FLAIR"])
     if len(args.images) % len(channels):
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"There are {len(cases)} cases and {len(hosts)} host masks; give one --host per case, or none.")
     if args.n < 1 or args.seed < 0:
         raise UserError("-n must be at least 1, and --seed must not be negative.")
-    growth = Growth(cases, channels, args.out, args.n, args.seed, args.preset, parse_overrides(args.set), hosts,
+    overrides = parse_assignments(args.set, "shape.volume_ml=[5,20]")
+    growth = Growth(cases, channels, args.out, args.n, args.seed, args.preset, overrides, hosts,
                     args.sub_regions)  # fmt: skip
     names = grow_files(growth, args.np or min(8, os.cpu_count() or 1))
     print(f"{len(names)} cases in {args.out} (imagesTr, labelsTr, parameters)")

@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", action="append", default=[], metavar="NAME=VALUE", help="name of a label, repeatable"
     )
+    parser.add_argument("--test", type=Path, metavar="DIR", help="images for a test, kept apart in imagesTs")
+    parser.add_argument("--test-labels", type=Path, metavar="DIR", help="their label maps, of the same names")
+    parser.add_argument("--preset", metavar="NAME", help="short for --set lesion.preset=NAME")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting, for example training.epochs=100; repeatable ('synthtumour settings' lists them)",
+    )  # fmt: skip
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them (hard links)")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that an earlier run made")
     parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
@@ -36,8 +43,10 @@ def run(args: argparse.Namespace) -> None:
     import os
 
     from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
+    from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.settings import settings_of
 
+    preset = [f"lesion.preset={args.preset}"] if args.preset else []
     target = prepare(
         PrepareOptions(
             number=args.d,
@@ -49,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
             labelled=args.labelled,
             labels=args.labels,
             label_names=_label_names(args.label),
+            test=args.test,
+            test_labels=args.test_labels,
+            settings=parse_assignments(args.set + preset, "training.epochs=100"),
             copy=args.copy,
             overwrite=args.overwrite,
             processes=args.np or min(8, os.cpu_count() or 1),

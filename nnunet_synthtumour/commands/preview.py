@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.errors import UserError
-    from nnunet_synthtumour.offline import parse_overrides
     from nnunet_synthtumour.preview import draw_preview, scene_of_dataset, scene_of_images
+    from nnunet_synthtumour.schema import parse_assignments
 
     if args.n < 1:
         raise UserError("-n must be at least 1.")
-    overrides = parse_overrides(args.set)
+    overrides = parse_assignments(args.set, "shape.volume_ml=[5,20]")
     if args.image:
         channels = args.channel or ["FLAIR"]
         if len(channels) != len(args.image):

@@ -8,8 +8,6 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_synthtumour.cli import main
-from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.offline import parse_overrides
 from nnunet_synthtumour.phantom import make_subject
 
 
@@ -109,9 +107,3 @@ def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: 
     assert main(["grow", str(healthy[0]), "-o", str(out / "ok"), "-n", "1", "-np", "1"]) == 0
     capsys.readouterr()
     assert "grown with other options" in said(healthy[0], "-o", out / "ok", "--seed", 5)
-
-
-def test_overrides_are_nested() -> None:
-    assert parse_overrides(["a.b=[1,2]", "a.c=x", "d=3"]) == {"a": {"b": [1, 2], "c": "x"}, "d": 3}
-    with pytest.raises(UserError):
-        parse_overrides(["a"])

@@ -297,3 +297,25 @@ def test_ct_records_nothing_and_takes_the_plans_statistics(nnunet_folders: dict[
     plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["ZScoreNormalization"]
     assert normalisation(settings_of(dataset_json), plans, "3d_fullres", "h0") is None
     assert normalisation(settings_of({}), plans, "3d_fullres", "unknown") is None
+
+
+def test_test_images_are_kept_apart_and_a_preset_is_written(nnunet_folders: dict[str, Path], tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    for i in range(2):
+        write(ball_image(i), tmp_path / "h" / f"healthy_{i}.nii.gz")
+        write(ball_image(10 + i), tmp_path / "t" / f"new_{i}.nii.gz")
+        write((ball_image(10 + i) > 1200).astype(np.uint8), tmp_path / "tl" / f"new_{i}.nii.gz")
+    options = ("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test", tmp_path / "t")
+    assert _prepare(*options, "--preset", "no-such-preset") == 2
+    assert "no-such-preset" in capsys.readouterr().err
+    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test-labels", tmp_path / "tl") == 2
+    assert _prepare(*options, "--test-labels", tmp_path / "tl", "--preset", "stroke") == 0
+    target, dataset_json = _dataset(nnunet_folders)
+    assert sorted(file.name for file in (target / "imagesTs").iterdir()) == ["new_0_0000.nii.gz", "new_1_0000.nii.gz"]
+    assert sorted(file.name for file in (target / "labelsTs").iterdir()) == ["new_0.nii.gz", "new_1.nii.gz"]
+    assert dataset_json["numTraining"] == len(list((target / "imagesTr").iterdir())) == 2
+    settings = settings_of(dataset_json)
+    assert settings.lesion.preset == "stroke"
+    assert set(settings.roles) == set(settings.intensities) == {"healthy_0", "healthy_1"}
+    assert _prepare(*options, "--overwrite") == 0
+    assert not (target / "labelsTs").exists()

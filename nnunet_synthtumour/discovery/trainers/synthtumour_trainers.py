@@ -2,6 +2,7 @@
 
 TRAINERS = {
     "SynthTumourTrainer": "nnunet_synthtumour.trainers.synthtumour_trainer",
+    "SynthTumourSeniorTrainer": "nnunet_synthtumour.trainers.senior_trainer",
 }
 
 

@@ -1,0 +1,47 @@
+"""Files that are there completely or not at all, whoever is killed when."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def complete(file: Path) -> Iterator[Path]:
+    """A path of the same ending beside `file` to write to; it takes the name of `file` when all went well."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f".{os.getpid()}.{file.name}")
+    try:
+        yield scratch
+        scratch.replace(file)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(value: Any, file: Path) -> None:
+    with complete(file) as scratch:
+        scratch.write_text(json.dumps(value, indent=1))
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file, None where there is none or it is damaged."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        with complete(target) as scratch:
+            shutil.copyfile(source, scratch)

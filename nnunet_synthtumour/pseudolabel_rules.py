@@ -1,0 +1,107 @@
+"""Which voxels of a patient become tumour, background or unknown: thresholds and rules on a map of probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from nnunet_synthtumour.settings import PseudoLabelSettings
+
+KEPT, UNSURE, DROPPED = 1, 2, 3
+"""Values of `Decision.state`; 0 is background."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A connected region above the upper threshold; `dropped` says why it is not kept, if it is not."""
+
+    ml: float
+    confidence: float
+    rim_share: float
+    centre: tuple[int, ...]
+    dropped: str | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`state` (Z, Y, X): kept, unsure, dropped or background; components from the largest to the smallest.
+
+    `doubt` is what is unsure or dropped per what is kept, None where nothing is; `reason` says why the case is set aside,
+    None where it is not.
+    """
+
+    state: np.ndarray
+    components: tuple[Component, ...]
+    doubt: float | None
+    reason: str | None
+
+
+def decide(
+    tumour: np.ndarray, host: np.ndarray, image: np.ndarray, spacing: Sequence[float], rules: PseudoLabelSettings
+) -> Decision:
+    """Apply the rules to the probability of any tumour (Z, Y, X).
+
+    `host` is the organ and `image` where the image is not empty (bool); `spacing` in mm. `rules.min_ml` must be given.
+    """
+    assert rules.min_ml is not None
+    core = (tumour >= rules.upper) & (tumour > 0) & image
+    state = np.zeros(tumour.shape, dtype=np.uint8)
+    state[(tumour >= rules.lower) & (tumour > 0) & image] = UNSURE
+    pieces, n = ndimage.label(core, np.ones((3,) * core.ndim, dtype=bool))
+    if n == 0:
+        return _judged(state, [], rules)
+    rim = outer_rim(host, spacing, rules.rim_mm)
+    host_voxels = max(int(host.sum()), 1)
+    voxel_ml = float(np.prod(spacing)) / 1000
+    components = []
+    for number, box in enumerate(ndimage.find_objects(pieces), start=1):
+        mine = pieces[box] == number
+        size = int(mine.sum())
+        ml, confidence = size * voxel_ml, float(tumour[box][mine].mean(dtype=np.float64))
+        rim_share = float(rim[box][mine].mean())
+        dropped = None
+        if ml < rules.min_ml:
+            dropped = "too small"
+        elif confidence < rules.min_confidence:
+            dropped = "too unsure"
+        elif rim_share > rules.max_rim_share:
+            dropped = "at the outer rim"
+        elif size > rules.max_host_share * host_voxels:
+            dropped = "too large"
+        state[box][mine] = KEPT if dropped is None else DROPPED
+        middle = np.argwhere(mine).mean(0) + [side.start for side in box]
+        components.append(Component(ml, confidence, rim_share, tuple(round(float(m)) for m in middle), dropped))
+    return _judged(state, components, rules)
+
+
+def _judged(state: np.ndarray, components: list[Component], rules: PseudoLabelSettings) -> Decision:
+    kept = int((state == KEPT).sum())
+    doubt = float((state > KEPT).sum() / kept) if kept else None
+    reason = None
+    if not components:
+        reason = "nothing above the upper threshold" if (state == UNSURE).any() else "nothing found"
+    elif doubt is None:
+        reason = f"all components dropped ({', '.join(sorted({str(c.dropped) for c in components}))})"
+    elif doubt > rules.max_doubt:
+        reason = f"more doubt than tumour (unsure and dropped are {doubt:.1f} times what is kept)"
+    return Decision(state, tuple(sorted(components, key=lambda c: -c.ml)), doubt, reason)
+
+
+def outer_rim(host: np.ndarray, spacing: Sequence[float], rim_mm: float) -> np.ndarray:
+    """What is not deeper than `rim_mm` in the host, and all outside of it.
+
+    The edge of the image is no border of the host: a head that the field of view cuts has no rim there.
+    """
+    if rim_mm <= 0 or host.all():
+        return ~host
+    return np.asarray(ndimage.distance_transform_edt(host, sampling=list(spacing)) <= rim_mm)
+
+
+def label_map(state: np.ndarray, inside: np.ndarray, ignore_label: int) -> np.ndarray:
+    """Labels of `inside` where a voxel is kept, the ignore label where it is unsure or dropped, else background."""
+    labels = np.where(state == KEPT, inside, 0)
+    labels[(state == UNSURE) | (state == DROPPED)] = ignore_label
+    return labels.astype(np.uint8 if ignore_label < 256 else np.uint16)

@@ -1,0 +1,206 @@
+"""The stages of `synthtumour run`: which commands, in which order, with which files to show for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.settings import settings_of
+from nnunet_synthtumour.stages import Stage
+
+JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
+PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans",
+            "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
+            "nnUNetPlannerResEncXL": "nnUNetResEncUNetXLPlans"}  # fmt: skip
+BEST = "checkpoint_best.pth"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is made of; the fields are the options of `synthtumour run`."""
+
+    healthy: Path
+    unlabelled: Path
+    number: int
+    name: str
+    out: Path
+    channels: tuple[str, ...] = ("FLAIR",)
+    host_masks: Path | None = None
+    test: Path | None = None
+    test_labels: Path | None = None
+    device: str = "cuda"
+    num_gpus: int = 1
+    configuration: str = "3d_fullres"
+    planner: str | None = None
+    plans: str | None = None
+    preset: str = "glioma"
+    settings: tuple[str, ...] = ()
+    rounds: int = 1
+    folds: tuple[str, ...] = ("0",)
+    processes: int = 2
+
+    def planner_name(self) -> str:
+        """nnU-Net's own planner, or without a GPU the small one."""
+        return self.planner or ("SmallPlanner" if self.device == "cpu" else "ExperimentPlanner")
+
+    def plans_name(self) -> str:
+        if self.plans is not None:
+            return self.plans
+        try:
+            return PLANS_OF[self.planner_name()]
+        except KeyError as error:
+            raise UserError(f"What {self.planner_name()} calls its plans is not known; name them with -p.") from error
+
+
+class Recipe:
+    """The stages of one run. `environment` names nnU-Net's folders."""
+
+    def __init__(self, options: RunOptions, environment: Mapping[str, str]) -> None:
+        self.options = options
+        self.environment = environment
+        self.out = options.out.resolve()
+        self.raw, self.preprocessed, self.results = (
+            Path(environment[variable]) for variable in (RAW, PREPROCESSED, RESULTS)
+        )
+        self.report = self.out / "report" / "report.html"
+
+    # ------------------------------------------------------------------------------------------------- names
+
+    def dataset(self, round_: int) -> str:
+        """The data set of the junior (round 0) or of the senior of a round."""
+        return f"Dataset{self.number(round_):03d}_{self.options.name}" + (f"Senior{round_}" if round_ else "")
+
+    def number(self, round_: int) -> int:
+        return self.options.number + round_
+
+    def trainer(self, round_: int) -> str:
+        return SENIOR if round_ else JUNIOR
+
+    def model_folder(self, round_: int) -> Path:
+        options = self.options
+        return self.results / self.dataset(round_) / (
+            f"{self.trainer(round_)}__{options.plans_name()}__{options.configuration}"
+        )  # fmt: skip
+
+    def predictions(self, round_: int) -> Path:
+        return self.out / "predictions" / ("junior" if round_ == 0 else f"senior_{round_}")
+
+    # ------------------------------------------------------------------------------------------------ stages
+
+    def first(self) -> list[Stage]:
+        """From the images to the junior."""
+        return [self.prepare(), self.plan(), self.preprocess(), *self.trainings(0)]
+
+    def stages(self, rounds: int) -> list[Stage]:
+        """All stages, if that many rounds are made."""
+        return [
+            *self.first(),
+            *(stage for r in range(1, rounds + 1) for stage in (self.pseudolabels(r), *self.trainings(r))),
+            *self.last(rounds),
+        ]
+
+    def prepare(self) -> Stage:
+        o = self.options
+        given = {"--healthy": o.healthy, "--host-masks": o.host_masks, "--unlabelled": o.unlabelled,
+                 "--test": o.test or o.unlabelled, "--test-labels": o.test_labels}  # fmt: skip
+        folders = {option: Path(folder).resolve() for option, folder in given.items() if folder is not None}
+        return Stage(
+            "prepare", "raw data set from the folders of images",
+            ("synthtumour", "prepare", "-d", str(o.number), "-n", o.name,
+             *(word for name in o.channels for word in ("--channel", name)),
+             *(word for option, folder in folders.items() for word in (option, str(folder))),
+             "--preset", o.preset,
+             *(word for text in o.settings for word in ("--set", text)),
+             "--overwrite", "-np", str(o.processes)),
+            outputs=(self.raw / self.dataset(0) / "dataset.json",), inputs=tuple(folders.values()),
+        )  # fmt: skip
+
+    def plan(self) -> Stage:
+        o = self.options
+        return Stage(
+            "plan", "nnU-Net looks at the data and plans",
+            ("nnUNetv2_plan_and_preprocess", "-d", str(o.number), "-pl", o.planner_name(), "--no_pp", "--clean",
+             "--verify_dataset_integrity", "-npfp", str(o.processes),
+             *(("-overwrite_plans_name", o.plans) if o.plans else ())),
+            outputs=(self.preprocessed / self.dataset(0) / f"{o.plans_name()}.json",),
+        )  # fmt: skip
+
+    def preprocess(self) -> Stage:
+        o = self.options
+        return Stage(
+            "preprocess", "nnU-Net preprocesses",
+            ("nnUNetv2_preprocess", "-d", str(o.number), "-plans_name", o.plans_name(), "-c", o.configuration,
+             "-np", str(o.processes)),
+            outputs=(self.preprocessed / self.dataset(0) / "gt_segmentations",),
+        )  # fmt: skip
+
+    def trainings(self, round_: int) -> list[Stage]:
+        o, who = self.options, "senior" if round_ else "junior"
+        return [
+            Stage(
+                f"{who}-{round_}-fold-{fold}" if round_ else f"junior-fold-{fold}",
+                f"{who}{f' of round {round_}' if round_ and o.rounds > 1 else ''}, fold {fold}",
+                ("nnUNetv2_train", str(self.number(round_)), o.configuration, fold, "-tr", self.trainer(round_),
+                 "-p", o.plans_name(), "-device", o.device,
+                 *(("-num_gpus", str(o.num_gpus)) if o.num_gpus > 1 else ()), "--c"),
+                outputs=tuple(self.model_folder(round_) / f"fold_{fold}" / name
+                              for name in ("checkpoint_final.pth", "validation/summary.json")),
+                epochs=self.epochs(),
+            )
+            for fold in o.folds
+        ]  # fmt: skip
+
+    def epochs(self) -> int:
+        """Epochs of one training, as far as it can be known by now."""
+        given = self.environment.get("SYNTHTUMOUR_EPOCHS")
+        file = self.raw / self.dataset(0) / "dataset.json"
+        dataset_json = json.loads(file.read_text()) if file.is_file() else {}
+        return int(given) if given else settings_of(dataset_json).training.epochs or 1000
+
+    def pseudolabels(self, round_: int) -> Stage:
+        o = self.options
+        before = round_ - 1
+        return Stage(
+            f"pseudolabels-{round_}", f"{'senior' if before else 'junior'} segments the patients: pseudo-labels",
+            ("synthtumour", "pseudolabel", "-d", str(o.number), "-o", str(self.number(round_)),
+             "-n", self.dataset(round_).split("_", 1)[1],
+             *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before),
+             "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds, "-device", o.device, "-np", str(o.processes)),
+            outputs=(self.raw / self.dataset(round_) / "dataset.json",
+                     self.preprocessed / self.dataset(round_) / f"{o.plans_name()}.json"),
+        )  # fmt: skip
+
+    def last(self, rounds: int) -> list[Stage]:
+        """Predictions of junior and senior, their evaluation if the truth is known, and the report."""
+        o = self.options
+        images = self.raw / self.dataset(0) / "imagesTs"
+        what = "the test images" if o.test else "the patients"
+        stages = [
+            Stage(
+                f"predict-{self.predictions(r).name}", f"{'senior' if r else 'junior'} segments {what}",
+                ("nnUNetv2_predict", "-d", str(self.number(r)), "-i", str(images), "-o", str(self.predictions(r)),
+                 "-c", o.configuration, "-f", *o.folds, "-tr", self.trainer(r), "-p", o.plans_name(), "-chk", BEST,
+                 "-device", o.device, "--continue_prediction", "-npp", str(o.processes), "-nps", str(o.processes)),
+                outputs=(self.predictions(r) / "dataset.json",),
+            )
+            for r in dict.fromkeys((0, rounds))
+        ]  # fmt: skip
+        if o.test_labels is not None:
+            truth = self.raw / self.dataset(0) / "labelsTs"
+            stages += [
+                Stage(
+                    f"evaluate-{self.predictions(r).name}", f"{'senior' if r else 'junior'} against the truth",
+                    ("synthtumour", "evaluate", "-r", str(truth), "-i", str(self.predictions(r)),
+                     "-np", str(o.processes)),
+                    outputs=(self.predictions(r) / "evaluation.json",),
+                )
+                for r in dict.fromkeys((0, rounds))
+            ]  # fmt: skip
+        return [*stages, self.report_stage()]
+
+    def report_stage(self) -> Stage:
+        return Stage("report", "report", ("synthtumour", "report", "-o", str(self.out)), outputs=(self.report,))

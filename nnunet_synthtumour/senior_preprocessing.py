@@ -1,0 +1,51 @@
+"""Preprocessed cases of a senior's data set: taken over from the junior's where nothing changed, else made by nnU-Net."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_synthtumour.atomic_files import link
+from nnunet_synthtumour.dataset_folders import raw_files
+
+FILES = (".pkl", ".b2nd", "_seg.b2nd", ".npz", ".npy", "_seg.npy")
+"""What nnU-Net's data set classes may keep of a case."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """From the preprocessed `source` and the raw data set to the preprocessed `target`; `relabelled` have new labels."""
+
+    source: Path
+    target: Path
+    raw: Path
+    plans: str
+    configuration: str
+    relabelled: frozenset[str]
+
+
+def preprocess_case(case: str, recipe: Recipe) -> None:
+    """The files of one case. Relabelled cases are preprocessed anew, for the segmentation is cropped, marked and sampled
+    together with the image; an image that comes out the same shares its file with the source."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans_manager = PlansManager(str(recipe.target / f"{recipe.plans}.json"))
+    configuration = plans_manager.get_configuration(recipe.configuration)
+    old, new = (folder / configuration.data_identifier for folder in (recipe.source, recipe.target))
+    present = [old / f"{case}{ending}" for ending in FILES if (old / f"{case}{ending}").is_file()]
+    if case not in recipe.relabelled and len(present) >= 2:
+        for file in present:
+            link(file, new / file.name)
+        return
+    new.mkdir(parents=True, exist_ok=True)
+    dataset_json = json.loads((recipe.raw / "dataset.json").read_text())
+    images, label = raw_files(recipe.raw, dataset_json, case)
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    preprocessor.run_case_save(
+        str(new / case), list(map(str, images)), str(label), plans_manager, configuration, dataset_json
+    )
+    image = f"{case}.b2nd"
+    if (old / image).is_file() and (new / image).is_file() and filecmp.cmp(old / image, new / image, shallow=False):
+        link(old / image, new / image)

@@ -1,0 +1,154 @@
+"""Stages that run one after the other, each a command, and a record of them that survives being killed.
+
+A stage counts as finished only when the record says so, its command is the same and its outputs are there; everything
+else is done again, and nnU-Net's own `--c` continues a training.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.guarded_command import guarded
+
+RECORD, LOCK, LOGS = "run.json", "run.lock", "logs"
+WHERE_IT_RUNS = ("-device", "-num_gpus", "-np", "-npp", "-nps")  # options that change no result
+TRIES_FOR_LOCK = 80  # a quarter of a second apart
+
+
+class StageFailed(UserError):
+    """A stage's command ended with an error; the text names the command and where its output is."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command and the files that must exist once it is finished. `inputs` are recorded, and compared on a re-run."""
+
+    key: str
+    title: str
+    command: tuple[str, ...]
+    outputs: tuple[Path, ...]
+    epochs: int = 0  # of a training: how many there are, to say how long it takes
+    inputs: tuple[Path, ...] = ()
+
+
+class Record:
+    """What was run, when and from what; `run.json` in the output folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.file = out / RECORD
+        self.stages: dict[str, dict[str, Any]] = {}
+        self.about: dict[str, Any] = {}
+        if self.file.is_file():
+            kept = json.loads(self.file.read_text())
+            self.stages, self.about = kept["stages"], kept["about"]
+
+    def save(self) -> None:
+        unfinished = self.file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps({"about": self.about, "stages": self.stages}, indent=1) + "\n")
+        unfinished.replace(self.file)
+
+    def started(self, key: str) -> bool:
+        return key in self.stages
+
+    def finished(self, stage: Stage) -> bool:
+        """Whether nothing is left to do. Raises `UserError` where the finished work is not what is asked for now."""
+        entry = self.stages.get(stage.key)
+        if entry is None or entry["state"] != "finished":
+            return False
+        if _what_counts(entry["command"]) != _what_counts(stage.command):
+            raise UserError(
+                f"{self.file} says that stage '{stage.title}' was finished with other options "
+                f"({' '.join(entry['command'])}); use the same options, or other folders and ids."
+            )
+        changed = [str(path) for path in stage.inputs if entry["inputs"].get(str(path)) != fingerprint(path)]
+        if changed:
+            raise UserError(
+                f"{changed[0]} has changed since stage '{stage.title}' was finished; use another -o and -d for the new files."
+            )
+        return all(path.exists() for path in stage.outputs)
+
+
+def _what_counts(command: Sequence[str]) -> list[str]:
+    """A command without its program's folder and without what changes no result."""
+    words = [Path(command[0]).name, *command[1:]]
+    skipped = {i + step for i, word in enumerate(words) if word in WHERE_IT_RUNS for step in (0, 1)}
+    return [word for i, word in enumerate(words) if i not in skipped]
+
+
+def fingerprint(folder: Path) -> str:
+    """Names, sizes and times of the files of a folder (or of one file), as one short text."""
+    import hashlib
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    lines = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files if path.exists()]
+    return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[int]:
+    """Keep a second run out of the same folder; yields the lock's file descriptor, which the stages' guards keep open.
+
+    What a killed run leaves behind ends within seconds, so a second run waits for it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as lock:
+        for _ in range(TRIES_FOR_LOCK):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                time.sleep(0.25)
+        else:
+            raise UserError(f"Another 'synthtumour run' is at work in {out}; wait for it or stop it.")
+        yield lock.fileno()
+
+
+def run_stage(
+    stage: Stage, record: Record, environment: Mapping[str, str], on_line: Callable[[str], None], lock: int
+) -> None:
+    """Run a stage's command with its output in a log file, line by line also to `on_line`; record begin and end."""
+    logs = record.file.parent / LOGS
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{stage.key}.log"
+    begun = time.time()
+    entry: dict[str, Any] = {
+        "title": stage.title,
+        "command": list(stage.command),
+        "inputs": {str(path): fingerprint(path) for path in stage.inputs},
+        "outputs": [str(path) for path in stage.outputs],
+        "state": "started",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)),
+        "log": str(log),
+    }
+    record.stages[stage.key] = entry
+    record.save()
+    last: deque[str] = deque(maxlen=12)
+    with log.open("a") as to, guarded(stage.command, {**environment, "PYTHONUNBUFFERED": "1"}, [lock]) as process:
+        to.write(f"$ {' '.join(stage.command)}\n")
+        assert process.stdout is not None
+        for line in process.stdout:
+            to.write(line)
+            to.flush()
+            last.append(line.rstrip())
+            on_line(line)
+        code = process.wait()
+    absent = [path for path in stage.outputs if not path.exists()]
+    if code != 0 or absent:
+        why = f"ended with code {code}" if code else f"wrote no {absent[0]}"
+        said = "\n".join(f"  | {line}" for line in last if line)
+        raise StageFailed(f"{' '.join(stage.command)} {why}. Its last words (all of them: {log}):\n{said}")
+    entry |= {
+        "state": "finished",
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "seconds": round(time.time() - begun, 1),
+    }
+    record.save()

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.trainers.senior_trainer import SynthTumourSeniorTrainer
+from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
+from tests.toy_dataset import make_trainer
+
+SHORT = {"training": {"epochs": 1, "iterations": 2, "seed": 1}, "validation": {"patches": 4}}
+SCRATCH = {**SHORT, "senior": {"start": "scratch"}, "donors": {"smallest_ml": 0.01}}
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_trains_and_validates_with_pasted_and_shifted_patches(toy: Path, configuration: str) -> None:
+    trainer = make_trainer(toy, SynthTumourSeniorTrainer, configuration, **SCRATCH)
+    trainer.run_training()
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert len(log["mean_fg_dice"]) == len(log["pasted_dice"]) == len(log["shifted_dice"]) == 1
+    trainer.perform_actual_validation()
+    assert (Path(trainer.output_folder) / "validation" / "summary.json").is_file()
+    text = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    assert "Donors: " in text
+    assert "pasted and shifted" in text
+
+
+def test_training_patches_show_donors_patients_and_grown_lesions_in_their_shares(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourSeniorTrainer, **SCRATCH)
+    trainer.initialize()
+    train, _ = trainer.get_dataloaders()
+    loader = train.data_loader
+    kinds: dict[str, int] = {"paste": 0, "grow": 0}
+    paste, grow = loader.grow.paste, loader.grow.grow
+    trainer_settings = trainer.settings.senior
+    loader.grow.grow = lambda case, sample: kinds.__setitem__("grow", kinds["grow"] + 1) or grow(case, sample)
+    loader.grow.paste = lambda **sample: kinds.__setitem__("paste", kinds["paste"] + 1) or paste(**sample)
+    cases = [str(case) for _ in range(40) for case in next(train)["keys"]]
+    healthy = sum(case in trainer.healthy for case in cases)
+    assert abs(1 - healthy / len(cases) - trainer_settings.patients) < 0.2
+    assert kinds["paste"] + kinds["grow"] == healthy + 0
+    assert abs(kinds["grow"] / healthy - trainer_settings.synthetic) < 0.2
+
+
+def test_fixed_set_uses_held_out_donors_and_is_the_same_every_time(toy: Path) -> None:
+    digests = []
+    for _ in range(2):
+        trainer = make_trainer(toy, SynthTumourSeniorTrainer, **SCRATCH)
+        trainer.initialize()
+        _, val = trainer.get_dataloaders()
+        batches = [next(val) for _ in range(trainer.num_val_iterations_per_epoch)]
+        digests.append({index: text for batch in batches for index, text in batch["digests"].items()})
+        assert {batch["kind"] for batch in batches} == {"pasted", "shifted"}
+        assert not {d.case for d in trainer.donors.train.donors} & {d.case for d in trainer.donors.held_out.donors}
+    assert digests[0] == digests[1]
+
+
+def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: Path) -> None:
+    junior = make_trainer(toy, SynthTumourTrainer, **SHORT)
+    junior.run_training()
+    about: dict[str, Any] = {
+        "junior": str(Path(junior.output_folder_base).relative_to(tmp_path)),
+        "checkpoint": "checkpoint_final.pth", "checkpoints": {"0": "digest"},
+    }  # fmt: skip
+    senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
+    with pytest.raises(Refusal, match="does not say which junior"):
+        senior.initialize()
+    senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
+    senior.dataset_json["synthtumour_provenance"] = about
+    senior.initialize()
+    weights = junior.network.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in senior.network.state_dict().items())
+    senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
+    senior.dataset_json["synthtumour_provenance"] = {**about, "checkpoint": "gone.pth"}
+    with pytest.raises(Refusal, match=r"There is no .*gone\.pth"):
+        senior.initialize()
+
+
+def test_without_patients_it_says_what_to_do(toy: Path) -> None:
+    roles = {f"case_{i:03d}": "healthy" for i in range(6)} | {f"case_{i:03d}": "unlabelled" for i in (6, 7)}
+    with pytest.raises(Refusal, match="synthtumour pseudolabel"):
+        make_trainer(toy, SynthTumourSeniorTrainer, roles=roles)
+
+
+def test_a_whole_case_shows_a_donor_of_a_held_out_patient(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourSeniorTrainer, **SCRATCH)
+    trainer.initialize()
+    trainer.initialize_donors()
+    case = next(c for c in trainer.do_split()[1] if c in trainer.healthy)
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    folder = trainer.preprocessed_dataset_folder
+    data, seg, _, properties = infer_dataset_class(folder)(folder).load_case(case)
+    twice = [trainer.grow_volume(case, data[:], seg[:], properties) for _ in range(2)]
+    assert np.array_equal(twice[0][0], twice[1][0])
+    assert (twice[0][1] == 1).sum() > 5
+    assert set(np.unique(twice[0][1])) <= {-1, 0, 1}
