@@ -158,7 +158,7 @@ def _store(case: PatientCase, probabilities: torch.Tensor, properties: dict[str,
     regions = predictor.label_manager.has_regions
     _, full = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits_of(probabilities, regions), predictor.plans_manager, predictor.configuration_manager,
-        predictor.label_manager, properties, return_probabilities=True,
+        predictor.label_manager, properties, return_probabilities=True, num_threads_torch=torch.get_num_threads(),
     )  # fmt: skip
     full = np.asarray(full)
     tumour = np.round(np.clip(tumour_probability(full, regions), 0, 1) * 255).astype(np.uint8)

@@ -14,10 +14,11 @@ from nnunet_synthtumour.pseudolabel_picture import COLOURS, NAMES
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1100px;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.1em;margin:0}table{border-collapse:collapse;margin:.4em 0}
-td,th{border:1px solid #ccc;padding:.15em .6em;text-align:right}td:first-child,th:first-child{text-align:left}
+td,th{border:1px solid #ccc;padding:.15em .6em;text-align:right}
+td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}
 .case{border:1px solid #ccc;border-radius:6px;padding:.8em 1em;margin:1em 0;break-inside:avoid}
 .case img{max-width:100%}.aside{background:#f6f6f6}.key{display:inline-block;width:1.6em;height:.5em;margin:0 .3em 0 1em}
-code{background:#f3f3f3;padding:0 .2em}td.why{text-align:left}
+code{background:#f3f3f3;padding:0 .2em}
 @media print{body{margin:0;max-width:none}.case img{max-height:8.5cm}}
 """
 
@@ -65,7 +66,7 @@ def _overview(records: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td><a href='#{html.escape(r['case'])}'>{html.escape(r['case'])}</a></td><td>{r['ml']['tumour']:.1f}</td>"
         f"<td>{r['ml']['unsure']:.1f}</td><td>{r['ml']['dropped']:.1f}</td>"
-        f"<td class='why'>{html.escape(r['reason'] or 'kept')}</td></tr>"
+        f"<td>{html.escape(r['reason'] or 'kept')}</td></tr>"
         for r in sorted(records, key=lambda r: (r["kept"], r["case"]))
     )
     head = "<tr><th>case</th><th>tumour (ml)</th><th>unsure (ml)</th><th>dropped (ml)</th><th>decision</th></tr>"

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_synthtumour.cli import main
-from nnunet_synthtumour.pseudolabels import PseudoLabelOptions, pseudolabel
+from nnunet_synthtumour.pseudolabels import PseudoLabelOptions, _alone, pseudolabel
 from nnunet_synthtumour.settings import BLOCK, settings_of
 from tests.patients_dataset import UNLABELLED, trained_root  # noqa: F401 - a fixture
 from tests.toy_dataset import FOLDERS, NAME
@@ -158,7 +158,7 @@ def _touch_weights(checkpoint: Path) -> None:
 
 
 def test_a_killed_case_is_taken_up_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnunet_synthtumour import pseudolabel_cases
+    from nnunet_synthtumour import pseudolabel_cases, senior_dataset
 
     store = pseudolabel_cases._store
 
@@ -172,11 +172,21 @@ def test_a_killed_case_is_taken_up_again(root: Path, monkeypatch: pytest.MonkeyP
     first = _times(_work(root) / "probabilities")
     assert list(first) == ["case_004.npz"]
     (_work(root) / "probabilities" / "case_006.npz").write_bytes(b"half a file")
-    monkeypatch.undo()
-    for name in FOLDERS:
-        monkeypatch.setenv(name, str(root / name))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(pseudolabel_cases, "_store", store)
+
+    preprocess = senior_dataset.preprocess_case
+
+    def killed_while_building(case: str, recipe: Any) -> None:
+        if case == "case_003":
+            raise KeyboardInterrupt
+        preprocess(case, recipe)
+
+    monkeypatch.setattr(senior_dataset, "preprocess_case", killed_while_building)
+    assert main(list(COMMAND)) == 130
+    assert not (root / "nnUNet_preprocessed" / SENIOR / "synthtumour_provenance.json").exists()
+    monkeypatch.setattr(senior_dataset, "preprocess_case", preprocess)
     assert main(list(COMMAND)) == 0
+    assert (root / "nnUNet_preprocessed" / SENIOR / "synthtumour_provenance.json").is_file()
     assert _times(_work(root) / "probabilities")["case_004.npz"] == first["case_004.npz"]
     assert (root / "nnUNet_raw" / SENIOR / "labelsTr" / "case_006.nii.gz").is_file()
 
@@ -187,12 +197,40 @@ def test_parts_share_the_work_and_the_last_one_builds(root: Path, capsys: pytest
     assert "Part 1 of 2 is done" in capsys.readouterr().out
     assert list(_times(_work(root) / "cases")) == ["case_005.json"]
     assert not (root / "nnUNet_raw" / SENIOR).exists()
+    with _alone(_work(root) / "assemble.lock") as alone:  # another part is building it
+        assert alone
+        assert main(parts[0]) == 0
+    assert "another one is at work" in capsys.readouterr().out
+    assert not (root / "nnUNet_raw" / SENIOR).exists()
     assert main(parts[0]) == 0
     assert "3 pseudo-labelled cases" in capsys.readouterr().out
     together = _labels(root / "nnUNet_raw" / SENIOR / "labelsTr" / "case_005.nii.gz")
     shutil.rmtree(_work(root))
     assert main(list(COMMAND)) == 0
     assert (_labels(root / "nnUNet_raw" / SENIOR / "labelsTr" / "case_005.nii.gz") == together).all()
+
+
+def test_regions_keep_their_order(root: Path) -> None:
+    """The junior's two heads become those of two regions: the tumour, and a core that is a little less probable."""
+    regions = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    for folder in (root / "nnUNet_raw" / NAME, root / "nnUNet_preprocessed" / NAME, root / "nnUNet_results" / MODEL):
+        changed = _json(folder / "dataset.json") | {"labels": regions, "regions_class_order": [1, 2]}
+        changed[BLOCK]["roles"] |= {f"case_{i:03d}": "labelled" for i in range(4)}
+        (folder / "dataset.json").write_text(json.dumps(changed))
+    checkpoint = root / "nnUNet_results" / MODEL / "fold_0" / "checkpoint_best.pth"
+    content = torch.load(checkpoint, weights_only=False)
+    for name, weights in content["network_weights"].items():
+        if "seg_layers" in name:
+            weights.copy_((weights[1] - weights[0]).expand_as(weights).clone())
+            if name.endswith("bias"):
+                weights[1] -= 2
+    torch.save(content, checkpoint)
+    done = pseudolabel(PseudoLabelOptions("1", 2, plans="nnUNetSmallPlans", device="cpu", processes=1))
+    assert done.raw is not None
+    assert set(np.unique(_labels(done.raw / "labelsTr" / "case_004.nii.gz"))) == {0, 1, 2, 3}
+    volumes = _json(_work(root) / "cases" / "case_004.json")["ml_per_label"]
+    assert set(volumes) == {"whole", "core"}
+    assert "kept: whole" in done.report.read_text()
 
 
 def test_a_case_with_nothing_left_is_set_aside(root: Path) -> None:
