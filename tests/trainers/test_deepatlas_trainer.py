@@ -33,7 +33,9 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     resumed = make_trainer(toy, DeepAtlasTrainer, fold="all", resume=True, **SHORT)
     resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
     for one, other in ((trainer.network, resumed.network), (trainer.registration.bare, resumed.registration.bare)):
-        assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        )
     assert resumed.registration.optimizer.state_dict()["state"].keys()
 
 

@@ -1,0 +1,233 @@
+"""DeepAtlas against labels alone and registration alone, down to one label, on cases that nobody trained on.
+
+    python benchmarks/deepatlas.py DATA -o OUT [--labels 1 5 10] [--draws 3] [--test 20] [--epochs 20 --iterations 25]
+
+DATA holds imagesTr/ and labelsTr/ (files of the same names). Everything is first put on one grid (`synthtumour align`)
+and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number of iterations. `labels-alone`: nnU-Net
+on the k labelled images. `deepatlas`: the same and all others without label. `bound`: nnU-Net on all labels.
+`unsupervised`: the registration network of `deepatlas` without any label. Dice is the mean over labels and cases (or
+pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. Runs that are
+finished are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+RAW, ALIGNED = "Dataset200_Raw", "Dataset201_Aligned"
+PLANS, CONFIGURATION = "nnUNetDeepAtlasSmallPlans", "3d_fullres"
+PAIRS = 40
+
+
+def command(*words: object) -> None:
+    print("$", *words, flush=True)
+    subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """One aligned, planned and preprocessed data set with all cases labelled; arms are told what they may know of it."""
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[variable] = str(args.out / variable)
+        (args.out / variable).mkdir(parents=True, exist_ok=True)
+    if (args.out / "prepared").exists():
+        return
+    values = sorted({int(v) for file in sorted((args.data / "labelsTr").glob("*.nii.gz"))[:20]
+                     for v in np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))} - {0})  # fmt: skip
+    labels = [word for value in values for word in ("--label", f"label{value}={value}")]
+    command("synthtumour", "prepare", "-d", 200, "-n", "Raw", "--channel", "MR", "--labelled", args.data / "imagesTr",
+            "--labels", args.data / "labelsTr", *labels, "--overwrite", "-np", 2)  # fmt: skip
+    command("synthtumour", "align", "-i", args.out / "nnUNet_raw" / RAW, "-o", args.out / "nnUNet_raw" / ALIGNED,
+            "-np", 2)  # fmt: skip
+    command("nnUNetv2_plan_and_preprocess", "-d", 201, "-pl", "DeepAtlasSmallPlanner", "-c", CONFIGURATION, "-np", 2)
+    (args.out / "prepared").touch()
+
+
+class TestCases:
+    """What no arm has seen: segmentation of single cases, registration of pairs."""
+
+    def __init__(self, names: list[str], seed: int) -> None:
+        from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+        from nnunet_synthtumour.trainers.whole_grids import WholeCases
+
+        preprocessed = Path(os.environ["nnUNet_preprocessed"]) / ALIGNED
+        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
+        configuration = self.plans["configurations"][CONFIGURATION]
+        folder = str(preprocessed / configuration["data_identifier"])
+        dataset = infer_dataset_class(folder)(folder, names)
+        self.cases = WholeCases(dataset, configuration["spacing"], self.plans["transpose_forward"])
+        generator = np.random.default_rng(seed)
+        self.pairs = [tuple(str(c) for c in generator.choice(names, 2, replace=False)) for _ in range(PAIRS)]
+
+    def segmentation(self, trainer: Any) -> float:
+        """Mean Dice of the network's last weights, with mirroring."""
+        import torch
+        from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+        predictor = nnUNetPredictor(use_mirroring=True, device=trainer.device, allow_tqdm=False)
+        trainer.set_deep_supervision_enabled(False)
+        trainer.network.eval()
+        predictor.manual_initialization(
+            trainer.network, trainer.plans_manager, trainer.configuration_manager, None, trainer.dataset_json,
+            type(trainer).__name__, trainer.inference_allowed_mirroring_axes,
+        )  # fmt: skip
+        scores = []
+        for name in self.cases.cases:
+            whole = self.cases[name]
+            with torch.no_grad():
+                found = predictor.predict_sliding_window_return_logits(whole.image).argmax(0).cpu().numpy()
+            scores.append(mean_dice(found, whole.seg[0].clamp(min=0).numpy()))
+        return float(np.nanmean(scores))
+
+    def registration(self, trainer: Any) -> dict[str, float]:
+        """Mean Dice before and after, and folds, of the pairs."""
+        import torch
+
+        from nnunet_synthtumour.registration.fields import warp
+        from nnunet_synthtumour.registration.instance import normalised
+        from nnunet_synthtumour.registration.metrics import folds_percent
+
+        before, after, folds = [], [], []
+        for moving, fixed in self.pairs:
+            one, other = self.cases[moving], self.cases[fixed]
+            with torch.no_grad():
+                u, _ = trainer.registration.register(normalised(one.image[None]), normalised(other.image[None]))
+            truth, labels = other.seg[0].clamp(min=0).numpy(), one.seg.clamp(min=0)
+            before.append(mean_dice(labels[0].numpy(), truth))
+            after.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))
+            folds.append(folds_percent(u))
+        return {"affine": float(np.nanmean(before)), "after": float(np.nanmean(after)), "folds": float(np.max(folds))}
+
+
+def mean_dice(one: np.ndarray, other: np.ndarray) -> float:
+    from nnunet_synthtumour.registration.metrics import dice
+
+    return float(np.nanmean([dice(one == v, other == v) for v in np.unique(other) if v > 0]))
+
+
+def train(arm: str, labelled: list[str], training: list[str], seed: int, test: TestCases, args: argparse.Namespace
+          ) -> dict[str, Any]:  # fmt: skip
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_synthtumour.settings import BLOCK
+    from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
+
+    base: type[Any] = nnUNetTrainer if arm in ("labels-alone", "bound") else DeepAtlasTrainer
+
+    class Arm(base):
+        def do_split(self) -> tuple[list[str], list[str]]:
+            return list(labelled), list(labelled)
+
+    Arm.__name__ = f"{arm}_{len(labelled)}_{seed}"
+    dataset_json = json.loads((Path(os.environ["nnUNet_preprocessed"]) / ALIGNED / "dataset.json").read_text())
+    roles = {case: "labelled" if case in labelled else "unlabelled" for case in training}
+    block: dict[str, Any] = {
+        "roles": roles,
+        "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
+    }
+    if arm == "unsupervised":
+        block |= {"deepatlas": {"alone": 1.0}, "registration": {"anatomy": 0.0}}
+    dataset_json[BLOCK] = block
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    trainer = Arm(test.plans | {"continue_training": False}, CONFIGURATION, "all", dataset_json,
+                  torch.device(args.device))  # fmt: skip
+    trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.disable_checkpointing = True
+    begun, cpu = time.time(), time.process_time()
+    trainer.run_training()
+    result: dict[str, Any] = {"minutes": (time.time() - begun) / 60, "cpu_minutes": (time.process_time() - cpu) / 60}
+    if arm != "unsupervised":
+        result["segmentation"] = test.segmentation(trainer)
+    if base is DeepAtlasTrainer:
+        result |= test.registration(trainer)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--test", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--arms", nargs="+", default=["labels-alone", "deepatlas", "unsupervised", "bound"])
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    os.environ.setdefault("nnUNet_n_proc_DA", "2")
+    prepare(args)
+    names = sorted(json.loads((args.out / "nnUNet_preprocessed" / ALIGNED / "dataset.json").read_text())
+                   ["synthtumour"]["roles"])  # fmt: skip
+    order = np.random.default_rng(0).permutation(names)
+    held_out, training = sorted(map(str, order[: args.test])), [str(c) for c in order[args.test :]]
+    test = TestCases(held_out, 0)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for draw in range(args.draws):
+        shuffled = [str(c) for c in np.random.default_rng(100 + draw).permutation(training)]
+        for arm in args.arms:
+            for k in args.labels if arm in ("labels-alone", "deepatlas") else [len(training)]:
+                file = args.out / f"{arm}_{k}_{draw}.json"
+                if not file.exists():
+                    labelled = shuffled[:k] if arm != "unsupervised" else shuffled[:1]
+                    file.write_text(json.dumps(train(arm, labelled, training, draw, test, args)))
+                results.setdefault(f"{arm} {k}", []).append(json.loads(file.read_text()))
+    print(
+        f"\n{len(training)} images, {args.test} test cases, {args.draws} draws, {args.epochs} x {args.iterations} iterations\n"
+    )
+    print("| arm, labels | segmentation Dice | registration Dice | affine | folds %, worst | minutes |")
+    print("|---|---|---|---|---|---|")
+    for arm, runs in results.items():
+        cells = [spread(runs, key) for key in ("segmentation", "after", "affine")]
+        folds = [r["folds"] for r in runs if "folds" in r]
+        print(f"| {arm} | {' | '.join(cells)} | {max(folds):.4f} | " if folds else f"| {arm} | {' | '.join(cells)} | | ",
+              end="")  # fmt: skip
+        print(f"{np.mean([r['minutes'] for r in runs]):.1f} |")
+    figure(results, args, len(training))
+
+
+def spread(runs: list[dict[str, Any]], key: str) -> str:
+    values = [r[key] for r in runs if key in r]
+    return f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else ""
+
+
+def figure(results: dict[str, list[dict[str, Any]]], args: argparse.Namespace, everything: int) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    drawing, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for axis, key, title in ((left, "segmentation", "segmentation"), (right, "after", "registration")):
+        for arm, colour in (("labels-alone", "C1"), ("deepatlas", "C0")):
+            ks = [k for k in args.labels if any(key in r for r in results.get(f"{arm} {k}", []))]
+            if ks:
+                axis.plot(
+                    ks, [np.mean([r[key] for r in results[f"{arm} {k}"]]) for k in ks], "o-", color=colour, label=arm
+                )
+        for arm, style in (("bound", "--"), ("unsupervised", ":")):
+            values = [r[key] for r in results.get(f"{arm} {everything}", []) if key in r]
+            if values:
+                axis.axhline(float(np.mean(values)), color="grey", linestyle=style, label=arm)
+        axis.set_title(title)
+        axis.set_xlabel("labelled images")
+        axis.set_ylabel("Dice on test cases")
+        axis.legend()
+    drawing.savefig(args.out / "deepatlas.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
