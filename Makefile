@@ -39,6 +39,7 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/synthesis.py
+	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/lncc.py
 
 clean:

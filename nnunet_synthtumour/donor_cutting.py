@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from scipy import ndimage
 
+from nnunet_synthtumour.atomic_files import complete, read_json, write_json
 from nnunet_synthtumour.donor_bank import (
     INDEX,
     Donor,
@@ -65,28 +65,22 @@ def build_bank(
     inputs = _digest_of_inputs(folder, cases, stated)
     if _is_built(out, inputs):
         return DonorBank.open(out)
-    out.mkdir(parents=True, exist_ok=True)
     cutter = _Cutter(folder, stated)
     data = f"donors-{inputs[:12]}.bin"
-    unfinished = out / f".{data}.{os.getpid()}"
     donors: list[Donor] = []
-    try:
-        with unfinished.open("wb") as file:
-            for case in cases:
-                donors += cutter.cut(case, file, case in held_out)
+    with complete(out / data) as unfinished, unfinished.open("wb") as file:
+        for case in cases:
+            donors += cutter.cut(case, file, case in held_out)
         if not donors:
             raise UserError(
                 f"None of the {len(cases)} patients in {folder} has a tumour of at least {settings.smallest_ml:g} ml in "
                 "its labels, so there is no donor; loosen the thresholds of the pseudo-labels or donors.smallest_ml."
             )
-        unfinished.replace(out / data)
-    finally:
-        unfinished.unlink(missing_ok=True)
     index = Index(
         FORMAT, inputs, data, spacing, len(donors[0].ring_mean), tuple(stated["labels"]), int(ignore_label),
         settings.margin_mm, list(transpose_forward).index(2), tuple(donors),
     )  # fmt: skip
-    _write_last(out / INDEX, json.dumps(to_json(index)))
+    write_json(to_json(index), out / INDEX)
     for older in set(out.glob("donors-*.bin")) - {out / data}:
         older.unlink()
     return DonorBank.open(out)
@@ -99,17 +93,8 @@ def _digest_of_inputs(folder: Path, cases: Sequence[str], stated: dict[str, Any]
 
 
 def _is_built(out: Path, inputs: str) -> bool:
-    file = out / INDEX
-    if not file.is_file():
-        return False
-    index = json.loads(file.read_text())
-    return bool(index.get("inputs") == inputs and (out / index["data"]).is_file())
-
-
-def _write_last(file: Path, text: str) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(text)
-    unfinished.replace(file)
+    index = read_json(out / INDEX)
+    return bool(index and index.get("inputs") == inputs and (out / index["data"]).is_file())
 
 
 class _Cutter:

@@ -7,6 +7,7 @@ costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from nnunet_synthtumour.donor_bank import Crop, DonorBank
 from nnunet_synthtumour.donor_pasting import Pasted, paste_donor, paste_untouched
 from nnunet_synthtumour.donor_placement import Landing, Paste, PasteParameters
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.placement import Places
+from nnunet_synthtumour.placement import Places, box_of_label
 from nnunet_synthtumour.settings import DonorSettings
 from nnunet_synthtumour.synthesis import host_to_background
 
@@ -81,8 +82,7 @@ class PasteTumour(BasicTransform):
         doubts = [self.paste(image, seg, paste) for paste in params["pastes"].pastes]
         host_to_background(seg, self.ignore_label)
         for box, doubt in doubts:
-            if doubt is not None:
-                seg[box].masked_fill_(doubt & (seg[box] == 0), self.ignore_label)
+            self.doubt(seg[box], doubt)
         return data_dict
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
@@ -92,6 +92,7 @@ class PasteTumour(BasicTransform):
         raise TypeError("a donor needs image and segmentation together: call apply")
 
     def paste(self, image: torch.Tensor, seg: torch.Tensor, paste: Paste) -> Pasted:
+        """One donor into `image` (C, X, Y[, Z]) and `seg` (X, Y[, Z]); what is left of the host stays host."""
         donor = self.bank.by_name[paste.donor]
         crop, anchor = self.bank.crop(donor), donor.anchor
         if paste.slice is not None:
@@ -103,6 +104,52 @@ class PasteTumour(BasicTransform):
         return paste_donor(
             image, seg, donor, crop, anchor, paste, self.ignore_label, self.spacing, self.bank.index.margin_mm
         )
+
+    def doubt(self, part: torch.Tensor, doubt: torch.Tensor | None) -> None:
+        """Mark again, once the host is background, where a donor's own label is in doubt."""
+        if doubt is not None:
+            part.masked_fill_(doubt & (part == 0), self.ignore_label)
+
+
+def paste_in_volume(paste: PasteTumour, image: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw and paste in a whole volume (C, X, Y, Z) with its segmentation (1, X, Y, Z); the inputs stay as they are.
+
+    A transform for 2D patches pastes the slices of one donor into neighbouring slices of the volume, without bending them.
+    """
+    image, seg = np.array(image, dtype=np.float32), np.array(seg, dtype=np.int16)
+    if len(paste.spacing) == 3:
+        paste(image=torch.from_numpy(image), segmentation=torch.from_numpy(seg))
+        return image, seg
+    doubts = []
+    host = (seg[0] == paste.ignore_label).reshape(len(seg[0]), -1).sum(1)
+    if host.any():
+        at = int(np.random.choice(len(host), p=host / host.sum()))
+        box = box_of_label(seg[0], paste.ignore_label) - np.array([[at], [0], [0]])
+        drawn = paste.get_parameters(
+            image=torch.from_numpy(image[:, at]), segmentation=torch.from_numpy(seg[:, at]), host_box=box
+        )
+        for there, flat in (part for first in drawn["pastes"].pastes for part in _stacked(paste, first)):
+            if 0 <= at + there < len(host):
+                here = torch.from_numpy(seg[0, at + there])
+                box_in_slice, doubt = paste.paste(torch.from_numpy(image[:, at + there]), here, flat)
+                doubts.append((here[box_in_slice], doubt))
+    host_to_background(torch.from_numpy(seg[0]), paste.ignore_label)
+    for part, doubt in doubts:
+        paste.doubt(part, doubt)
+    return image, seg
+
+
+def _stacked(paste: PasteTumour, first: Paste) -> list[tuple[int, Paste]]:
+    """The pastes of all slices of a donor that keep their places to one another, by how many slices they lie further."""
+    slices = paste.bank.by_name[first.donor].slices
+    (at,) = (s for s in slices if s.index == first.slice)
+    back = np.linalg.inv(np.array(first.matrix)) / np.array(paste.spacing)[:, None] * np.array(paste.spacing)
+    return [
+        (s.index - at.index,
+         replace(first, slice=s.index, elastic_mm=0.0,
+                 centre=tuple(map(float, first.centre + back @ np.subtract(s.anchor, at.anchor)))))
+        for s in slices
+    ]  # fmt: skip
 
 
 def _mm(spacing: Sequence[float]) -> str:

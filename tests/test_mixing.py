@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from nnunet_synthtumour.donor_bank import DonorBank
 from nnunet_synthtumour.donor_placement import PasteParameters
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.mixing import PasteTumour
+from nnunet_synthtumour.mixing import PasteTumour, paste_in_volume
 from nnunet_synthtumour.settings import DonorSettings
 from tests.donor_cases import IGNORE, MM, PLAIN, SHAPE, cut, patient, write_case, write_patients
 
@@ -232,6 +232,26 @@ def test_workers_can_be_handed_the_transform(banks: dict[tuple[int, int], DonorB
     expected = _draw_in_worker(paste)
     with mp.get_context(method).Pool(1) as pool:
         assert pool.apply(_draw_in_worker, (paste,)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("placement", ["relative", "paper"])
+def test_whole_volumes_hold_one_whole_donor(banks: dict[tuple[int, int], DonorBank], dims: int, placement: str) -> None:
+    from scipy import ndimage
+
+    sample = _sample(host=_ball(radius=17))
+    image, seg = sample["image"].numpy(), sample["segmentation"].numpy()
+    before = image.copy(), seg.copy()
+    settings = replace(DRAWN, undeformed=1.0, flips="none", placement=placement, jitter_mm=0.0)
+    np.random.seed(1)
+    pasted, labels = paste_in_volume(_paste(banks[dims, 1], settings), image, seg)
+    assert np.array_equal(image, before[0])
+    assert np.array_equal(seg, before[1])
+    tumour = np.isin(labels[0], (1, 2, 3))
+    assert ndimage.label(tumour)[1] == 1
+    assert tumour.sum() == pytest.approx(np.isin(patient(0)[1], (1, 2, 3)).sum(), rel=0.02)
+    assert (labels == IGNORE).sum() == pytest.approx((patient(0)[1] == IGNORE).sum(), rel=0.05)
+    assert (pasted != image).any()
 
 
 axis = st.one_of(st.integers(1, 12), st.integers(1, 50))

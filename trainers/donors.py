@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from nnunet_synthtumour.donor_bank import DonorBank
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.mixing import PasteTumour
+from nnunet_synthtumour.mixing import PasteTumour, paste_in_volume
 from nnunet_synthtumour.settings import Settings
 from nnunet_synthtumour.trainers.fixed_patches import PASTED, FixedPatch
 
@@ -67,13 +66,7 @@ class Donors:
 
     def in_volume(self, data: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A whole preprocessed case (C, X, Y, Z) and (1, X, Y, Z) with a held-out donor in it."""
-        data, seg = np.array(data, dtype=np.float32), np.array(seg, dtype=np.int16)
-        paste = self.transform(self.held_out, 1.0, None)
-        slices = range(data.shape[1]) if len(self.spacing) == 2 else [slice(None)]
-        for at in slices:  # a 2d configuration has donors for slices alone
-            sample = {"image": torch.from_numpy(data[:, at]), "segmentation": torch.from_numpy(seg[:, at])}
-            paste(**sample)
-        return data, seg
+        return paste_in_volume(self.transform(self.held_out, 1.0, None), data, seg)
 
 
 class _PasteOrGrow:
