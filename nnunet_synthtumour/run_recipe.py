@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.senior_dataset import PROVENANCE
 from nnunet_synthtumour.settings import settings_of
 from nnunet_synthtumour.stages import Stage
 
@@ -170,8 +171,7 @@ class Recipe:
              "-n", self.dataset(round_).split("_", 1)[1],
              *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before),
              "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds, "-device", o.device, "-np", str(o.processes)),
-            outputs=(self.raw / self.dataset(round_) / "dataset.json",
-                     self.preprocessed / self.dataset(round_) / f"{o.plans_name()}.json"),
+            outputs=(self.raw / self.dataset(round_) / PROVENANCE, self.preprocessed / self.dataset(round_) / PROVENANCE),
         )  # fmt: skip
 
     def last(self, rounds: int) -> list[Stage]:
