@@ -53,6 +53,11 @@ class TrainingSettings:
     healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
     host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
     labelled_share: float = setting(0.5, low=0.0, high=1.0, doc="share of patches from labelled cases, if any exist")
+    averaging: int | None = setting(
+        None,
+        low=0,
+        doc="iterations over which weights are averaged; null: a tenth of the training, at most 1000; 0: none",
+    )
     patience: int | None = setting(None, low=1, doc="epochs without a better shifted Dice before training ends")
     seed: int | None = setting(None, low=0, doc="seed of all randomness; null draws one and logs it")
 
