@@ -75,7 +75,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in FOLDERS:
         (root / name).mkdir()
     write_raw(root / "nnUNet_raw" / DATASET, 4, 0, {"validation": {"patches": 2}, "training": {"seed": 1}})
-    plan = "nnUNetv2_plan_and_preprocess -d 2 -pl SmallPlanner -c 3d_fullres 2d -np 1 1 -npfp 1 --verify_dataset_integrity"
+    plan = (
+        "nnUNetv2_plan_and_preprocess -d 2 -pl SmallPlanner -c 3d_fullres 2d -np 1 1 -npfp 1 --verify_dataset_integrity"
+    )
     _run(root, plan, _train("3d_fullres"))
     return root
 
