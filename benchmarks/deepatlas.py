@@ -60,7 +60,7 @@ class TestCases:
         from nnunet_synthtumour.trainers.whole_grids import WholeCases
 
         preprocessed = Path(os.environ["nnUNet_preprocessed"]) / ALIGNED
-        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
+        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))
         configuration = self.plans["configurations"][CONFIGURATION]
         folder = str(preprocessed / configuration["data_identifier"])
         dataset = infer_dataset_class(folder)(folder, names)
@@ -129,7 +129,9 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
             return list(labelled), list(labelled)
 
     Arm.__name__ = f"{arm}_{len(labelled)}_{seed}"
-    dataset_json = json.loads((Path(os.environ["nnUNet_preprocessed"]) / ALIGNED / "dataset.json").read_text())
+    dataset_json = json.loads(
+        (Path(os.environ["nnUNet_preprocessed"]) / ALIGNED / "dataset.json").read_text(encoding="utf-8")
+    )
     roles = {case: "labelled" if case in labelled else "unlabelled" for case in training}
     block: dict[str, Any] = {
         "roles": roles,
@@ -170,7 +172,7 @@ def main() -> None:
     args.out = args.out.resolve()
     os.environ.setdefault("nnUNet_n_proc_DA", "2")
     prepare(args)
-    names = sorted(json.loads((args.out / "nnUNet_preprocessed" / ALIGNED / "dataset.json").read_text())
+    names = sorted(json.loads((args.out / "nnUNet_preprocessed" / ALIGNED / "dataset.json").read_text(encoding="utf-8"))
                    ["synthtumour"]["roles"])  # fmt: skip
     order = np.random.default_rng(0).permutation(names)
     held_out, training = sorted(map(str, order[: args.test])), [str(c) for c in order[args.test :]]
@@ -183,8 +185,8 @@ def main() -> None:
                 file = args.out / f"{arm}_{k}_{draw}.json"
                 if not file.exists():
                     labelled = shuffled[:k] if arm != "unsupervised" else shuffled[:1]
-                    file.write_text(json.dumps(train(arm, labelled, training, draw, test, args)))
-                results.setdefault(f"{arm} {k}", []).append(json.loads(file.read_text()))
+                    file.write_text(json.dumps(train(arm, labelled, training, draw, test, args)), encoding="utf-8")
+                results.setdefault(f"{arm} {k}", []).append(json.loads(file.read_text(encoding="utf-8")))
     budget = f"{args.draws} draws, {args.epochs} x {args.iterations} iterations"
     print(f"\n{len(training)} images, {args.test} test cases, {budget}\n")
     print("| arm, labels | segmentation Dice | registration Dice | affine | folds %, worst | minutes |")

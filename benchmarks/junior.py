@@ -83,7 +83,7 @@ class Patients:
         from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
         preprocessed = folder / "nnUNet_preprocessed" / TEST
-        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text())
+        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))
         self.spacing = tuple(self.plans["configurations"][CONFIGURATION]["spacing"])
         cases = str(preprocessed / self.plans["configurations"][CONFIGURATION]["data_identifier"])
         dataset = infer_dataset_class(cases)(cases)
@@ -137,11 +137,11 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
 
     name = {"offline": OFFLINE, "supervised": SUPERVISED}.get(arm, HEALTHY)
     preprocessed = folder / "nnUNet_preprocessed" / name
-    plans = json.loads((preprocessed / f"{PLANS}.json").read_text()) | {"continue_training": False}
+    plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8")) | {"continue_training": False}
     changes = {"paper": {"lesion": {"preset": "paper"}}, **ABLATIONS}.get(arm, {})
     changes = {**changes, "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
                "validation": {"patches": 24}}  # fmt: skip
-    dataset_json = json.loads((preprocessed / "dataset.json").read_text())
+    dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     torch.manual_seed(seed)
     np.random.seed(seed)
     patients, curve = Patients(folder), []
@@ -269,8 +269,8 @@ def main() -> None:
                 results[arm].append({"chosen": scores, "last": scores})
                 continue
             if not file.exists():
-                file.write_text(json.dumps(train(arm, folder, seed, args)))
-            results[arm].append(json.loads(file.read_text()))
+                file.write_text(json.dumps(train(arm, folder, seed, args)), encoding="utf-8")
+            results[arm].append(json.loads(file.read_text(encoding="utf-8")))
     lines = ["| arm | Dice | HD95 (mm) | lesion F1 | seeds |", "|---|---|---|---|---|"]
     for arm, runs in results.items():
         lines += [row(arm, runs, "chosen")] + ([row(arm, runs, "last")] if "curve" in runs[0] else [])
@@ -281,8 +281,8 @@ def main() -> None:
     print(
         f"\n{args.healthy} healthy cases, {args.test} patients, {args.epochs} x {args.iterations} iterations\n\n{text}"
     )
-    (args.out / "junior.md").write_text(text + "\n")
-    (args.out / "junior.json").write_text(json.dumps(results))
+    (args.out / "junior.md").write_text(text + "\n", encoding="utf-8")
+    (args.out / "junior.json").write_text(json.dumps(results), encoding="utf-8")
     figure(results, args.out / "junior.png")
 
 

@@ -127,7 +127,7 @@ def main() -> None:
     for kind, ratio in ratios.items():
         print(f"loader, 128^3: {ratio:.3f} of the batches per second without {kind}")
     if args.out:
-        args.out.write_text(json.dumps({"rows": rows, "loader": ratios}, indent=1))
+        args.out.write_text(json.dumps({"rows": rows, "loader": ratios}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="imagesTr of the raw data set with the patients")
     args = parser.parse_args()
     cases = load(args.work, args.truth, args.images)
-    record = json.loads(next((args.work / "cases").glob("*.json")).read_text())
+    record = json.loads(next((args.work / "cases").glob("*.json")).read_text(encoding="utf-8"))
     print_reliability(cases)
     print(f"\n{len(cases)} patients             cases   Dice  precision  truth called background, ignored   worst Dice")
     for name, changes in VARIANTS:

@@ -129,7 +129,9 @@ def memory_of(arguments: argparse.Namespace, method: str) -> float:
     """Peak MiB of a fresh process that registers the first pair with one method."""
     command = [sys.executable, __file__, str(arguments.data), "--seed", str(arguments.seed), "--only", method]
     command += ["--threads", str(arguments.threads)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()[-1]
+    )
 
 
 def main() -> None:
@@ -147,7 +149,7 @@ def main() -> None:
     if arguments.only:
         evaluate(arguments.data, *pairs[0], {arguments.only: chosen[arguments.only]})
         # getrusage would report the peak of the process that started this one if that was larger
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
         return
     results = []
@@ -156,7 +158,7 @@ def main() -> None:
         summary = ", ".join(f"{name} {row['dice']:.3f}" for name, row in results[-1].items() if isinstance(row, dict))
         print(f"{index + 1}/{len(pairs)} {fixed} <- {moving}: {summary}", file=sys.stderr, flush=True)
     if arguments.out:
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(
         "| method | Dice | HD95 mm | folds % (mean, worst) | SDlogJ | seconds (median, worst) | CPU s (median) | peak MiB |"
     )

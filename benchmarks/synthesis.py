@@ -121,7 +121,7 @@ def _measure_peak(preset: str, side: int, queue: Any) -> None:
     timed(grow, patch(side, 1), 2)
     np.random.seed(1)
     lesion = grow.get_parameters(**sample)["lesions"].lesions[0]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here (Linux)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew here (Linux)
     before = _kb("VmRSS")
     scene = Scene.of(sample["image"], sample["segmentation"][0], IGNORE, grow.spacing, sample["normalisation"])
     shape = grow_lesion(scene, lesion, grow.labels)
@@ -132,7 +132,9 @@ def _measure_peak(preset: str, side: int, queue: Any) -> None:
 
 def _kb(what: str) -> int:
     return int(
-        next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)).split()[1]
+        next(
+            line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(what)
+        ).split()[1]
     )
 
 
@@ -200,7 +202,8 @@ def main() -> None:
         print(f"loader, 128^3: {ratio:.3f} of the batches per second without GrowLesion")
     if args.out:
         args.out.write_text(
-            json.dumps({"rows": rows, "fixed_20ml": fixed, "memory_mb": memory, "loader": ratio}, indent=1)
+            json.dumps({"rows": rows, "fixed_20ml": fixed, "memory_mb": memory, "loader": ratio}, indent=1),
+            encoding="utf-8",
         )
 
 

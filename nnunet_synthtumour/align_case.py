@@ -55,7 +55,7 @@ class Task:
 def finished(case: RawCase, out: Path) -> dict[str, Any] | None:
     """The record of a case that an earlier run finished from the same files."""
     try:
-        record: dict[str, Any] = json.loads((out / RECORDS / f"{case.name}.json").read_text())
+        record: dict[str, Any] = json.loads((out / RECORDS / f"{case.name}.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
     return record if record.get("files") == case.stamp() else None
@@ -100,7 +100,7 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
         "files": case.stamp(),
     }
     text = json.dumps(record)
-    write_whole(task.out / RECORDS / f"{case.name}.json", lambda at: at.write_text(text))
+    write_whole(task.out / RECORDS / f"{case.name}.json", lambda at: at.write_text(text, encoding="utf-8"))
     return record
 
 

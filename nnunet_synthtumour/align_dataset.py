@@ -171,13 +171,13 @@ def _work_folder(target: Path, asked: dict[str, Any]) -> Path:
         shutil.rmtree(scratch, ignore_errors=True)
     for sub in SUBFOLDERS:
         (scratch / sub).mkdir(parents=True, exist_ok=True)
-    write_whole(scratch / OPTIONS, lambda at: at.write_text(json.dumps({"asked": asked})))
+    write_whole(scratch / OPTIONS, lambda at: at.write_text(json.dumps({"asked": asked}), encoding="utf-8"))
     return scratch
 
 
 def _asked(file: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(file.read_text()).get("asked")
+        return json.loads(file.read_text(encoding="utf-8")).get("asked")
     except (OSError, json.JSONDecodeError, AttributeError):
         return None
 
@@ -186,13 +186,13 @@ def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> s
     """Choose and write the reference once; a second run keeps it, for the finished cases lie on its grid."""
     chosen = work / "reference.json"
     if chosen.is_file():
-        return str(json.loads(chosen.read_text())["reference"])
+        return str(json.loads(chosen.read_text(encoding="utf-8"))["reference"])
     images = {case.name: case.images[0] for case in cases}
     name, image = reference_image(options.reference, images, options.cross_modality, options.seed, options.processes)
     grid = on_spacing(image, options.spacing)
     write_whole(work / REFERENCE, lambda at: sitk.WriteImage(image, str(at)))
     write_whole(work / GRID, lambda at: sitk.WriteImage(grid, str(at)))
-    write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name})))
+    write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name}), encoding="utf-8"))
     return name
 
 
@@ -216,8 +216,8 @@ def _conclude(
     new |= {"name": target.name.partition("_")[2] or target.name, "numTraining": len(records)}
     if BLOCK in new:
         new[BLOCK] = _block(new[BLOCK], records)
-    write_whole(work / "dataset.json", lambda at: at.write_text(json.dumps(new, indent=1)))
-    write_whole(work / REPORT, lambda at: at.write_text(json.dumps(report, indent=1)))
+    write_whole(work / "dataset.json", lambda at: at.write_text(json.dumps(new, indent=1), encoding="utf-8"))
+    write_whole(work / REPORT, lambda at: at.write_text(json.dumps(report, indent=1), encoding="utf-8"))
 
 
 def _block(block: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -25,13 +25,13 @@ def complete(file: Path) -> Iterator[Path]:
 
 def write_json(value: Any, file: Path) -> None:
     with complete(file) as scratch:
-        scratch.write_text(json.dumps(value, indent=1))
+        scratch.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
 def read_json(file: Path) -> Any:
     """The content of a JSON file, None where there is none or it is damaged."""
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -81,5 +81,6 @@ def save_page(sheets: Sequence[tuple[str, Path]], records: Sequence[dict[str, An
         "<style>body{font:14px sans-serif;margin:2em;max-width:1200px}img{max-width:100%}table{border-collapse:collapse}"
         "td,th{border:1px solid #ccc;padding:.2em .6em;text-align:right;vertical-align:top}pre{text-align:left}"
         "@media print{details{display:none}}</style>"
-        f"<h1>{html.escape(title)}</h1>{pictures}<h2>What was drawn</h2><table><tr>{head}</tr>{rows}</table></html>"
+        f"<h1>{html.escape(title)}</h1>{pictures}<h2>What was drawn</h2><table><tr>{head}</tr>{rows}</table></html>",
+        encoding="utf-8",
     )

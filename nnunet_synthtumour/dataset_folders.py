@@ -53,7 +53,7 @@ def read_dataset_json(id_name_or_file: str | int | Path) -> tuple[dict[str, Any]
     for file in candidates:
         if file.is_file():
             try:
-                return json.loads(file.read_text()), file
+                return json.loads(file.read_text(encoding="utf-8")), file
             except json.JSONDecodeError as error:
                 raise UserError(f"{file} is not valid JSON (line {error.lineno}: {error.msg}); mend it.") from error
     raise UserError(f"There is no dataset.json at {candidates[0]}; is this the folder of a raw nnU-Net data set?")

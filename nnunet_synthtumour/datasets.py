@@ -70,7 +70,7 @@ def prepare(options: PrepareOptions) -> Path:
             to = Destination(scratch, options.channels, labels.get(IGNORE, 0), options.copy)
             written = pool.map(partial(write_case, to=to), cases, "writing")
             dataset_json = _dataset_json(options, labels, training, written[: len(training)])
-            (scratch / "dataset.json").write_text(json.dumps(dataset_json, indent=1))
+            (scratch / "dataset.json").write_text(json.dumps(dataset_json, indent=1), encoding="utf-8")
     return target
 
 
@@ -120,7 +120,7 @@ def _check_may_be_replaced(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise UserError(f"{target} exists already; choose another id with -d, or replace it with --overwrite.")
     try:
-        ours = bool(json.loads((target / "dataset.json").read_text())[BLOCK]["roles"])
+        ours = bool(json.loads((target / "dataset.json").read_text(encoding="utf-8"))[BLOCK]["roles"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:

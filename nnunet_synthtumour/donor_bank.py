@@ -98,7 +98,7 @@ class DonorBank:
         file = folder / INDEX
         if not file.is_file():
             raise UserError(f"There is no donor bank in {folder}; it is built from patients with pseudo-labels.")
-        index = parse(Index, json.loads(file.read_text()), str(file))
+        index = parse(Index, json.loads(file.read_text(encoding="utf-8")), str(file))
         return DonorBank(folder, index, index.donors)
 
     def of(self, cases: Collection[str]) -> DonorBank:

@@ -47,7 +47,7 @@ def evaluate(predictions: Path, references: Path, dataset_json: Mapping[str, Any
             raise UserError(
                 f"{predictions} has no dataset.json, which nnU-Net writes beside predictions; give it with -d."
             )
-        dataset_json = json.loads(file.read_text())
+        dataset_json = json.loads(file.read_text(encoding="utf-8"))
     ending = dataset_json["file_ending"]
     pairs = _pairs(predictions, references, ending)
     structures = structures_of(dataset_json)

@@ -27,7 +27,7 @@ def guarded(
     """
     guard = subprocess.Popen(
         [sys.executable, __file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, errors="replace", env=dict(environment), pass_fds=tuple(keep),
+        stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", env=dict(environment), pass_fds=tuple(keep),
     )  # fmt: skip
     try:
         yield guard

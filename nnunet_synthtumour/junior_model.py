@@ -53,7 +53,7 @@ class Junior:
 
     @property
     def dataset_json(self) -> dict[str, Any]:
-        return json.loads((self.folder / "dataset.json").read_text())
+        return json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
 
     def identity(self) -> dict[str, Any]:
         """What a prediction depends on beside the image."""

@@ -142,7 +142,9 @@ def channel_key(name: str) -> str:
 
 def available_presets() -> dict[str, str]:
     """Name -> description of the presets that come with the package."""
-    return {file.stem: json.loads(file.read_text())["description"] for file in sorted(FOLDER.glob("*.json"))}
+    return {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))["description"] for file in sorted(FOLDER.glob("*.json"))
+    }
 
 
 def load_model(preset: str, overrides: Mapping[str, Any] | None = None) -> LesionModel:
@@ -160,7 +162,7 @@ def _read(preset: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if preset in seen:
         raise SettingsError(f"Lesion preset {preset} extends itself; take 'extends' out of one of {', '.join(seen)}.")
     try:
-        block = json.loads(file.read_text())
+        block = json.loads(file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise SettingsError(f"{file} is not valid JSON (line {error.lineno}: {error.msg}); mend it.") from error
     parent = block.pop("extends", None)

@@ -79,10 +79,10 @@ def _check_same_run(growth: Growth) -> None:
     if growth.out.exists() and any(growth.out.iterdir()):
         if not file.is_file():
             raise UserError(f"{growth.out} is not empty and was not made by 'synthtumour grow'; choose another folder.")
-        if json.loads(file.read_text()) != block:
+        if json.loads(file.read_text(encoding="utf-8")) != block:
             raise UserError(f"{growth.out} holds cases grown with other options; choose another folder or remove it.")
     growth.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(block, indent=1))
+    file.write_text(json.dumps(block, indent=1), encoding="utf-8")
 
 
 def _grow_one(job: tuple[Growth, int]) -> str:
@@ -112,7 +112,7 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     _write_like(images[0], label[0].astype(np.uint8), growth.out / "labelsTr" / f"{name}.nii.gz", sitk.sitkUInt8)
     about = {"image": [str(f) for f in growth.images[which]], "lesions": to_json(drawn),
              "volume_ml": float((label > 0).sum() * np.prod(spacing) / 1000)}  # fmt: skip
-    parameters.write_text(json.dumps(about))
+    parameters.write_text(json.dumps(about), encoding="utf-8")
     return name
 
 
@@ -162,7 +162,7 @@ def _write_dataset_json(growth: Growth, n: int) -> None:
         "numTraining": n,
         "file_ending": ".nii.gz",
     }
-    (growth.out / "dataset.json").write_text(json.dumps(block, indent=1))
+    (growth.out / "dataset.json").write_text(json.dumps(block, indent=1), encoding="utf-8")
 
 
 __all__ = ["Growth", "LesionParameters", "grow_files", "load_raw"]

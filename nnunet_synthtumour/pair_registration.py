@@ -123,7 +123,7 @@ def register(request: Request) -> dict[str, Any]:
     warped, warped_labels = _write_files(request, pair, matrix, forward, backward, labels)
     if fixed_labels is not None and labels is not None and warped_labels is not None:
         report["labels"] = _scores(pair, matrix, labels, warped_labels, fixed_labels)
-    (request.out / "report.json").write_text(json.dumps(_plain(report), indent=2) + "\n")
+    (request.out / "report.json").write_text(json.dumps(_plain(report), indent=2) + "\n", encoding="utf-8")
     save_picture(
         request.out / "check.png",
         sitk.GetArrayFromImage(pair.fixed_image),

@@ -39,7 +39,7 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
     if out.exists() and any(out.iterdir()):
         if not manifest.is_file():
             raise UserError(f"{out} is not empty and holds no phantoms; choose another folder.")
-        present = json.loads(manifest.read_text())
+        present = json.loads(manifest.read_text(encoding="utf-8"))
         if present.get("generation") != GENERATION:
             raise UserError(
                 f"{out} holds phantoms of another version of this package; choose another folder or remove it."
@@ -48,7 +48,7 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
             raise UserError(f"{out} holds phantoms made with other options; choose another folder or remove it.")
     out.mkdir(parents=True, exist_ok=True)
     if not manifest.exists():
-        manifest.write_text(json.dumps({"generation": GENERATION, "set": block}))
+        manifest.write_text(json.dumps({"generation": GENERATION, "set": block}), encoding="utf-8")
 
     undeformed = out / "truth" / "undeformed_anatomy.nii.gz"
     if not undeformed.exists():
@@ -62,7 +62,9 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
             cases = list(
                 tqdm(pool.map(_write_case, arguments), total=len(jobs), desc="phantoms", unit="case", disable=None)
             )
-    manifest.write_text(json.dumps({"generation": GENERATION, "set": block, "cases": dict(cases)}, indent=1))
+    manifest.write_text(
+        json.dumps({"generation": GENERATION, "set": block, "cases": dict(cases)}, indent=1), encoding="utf-8"
+    )
     return manifest
 
 
@@ -73,7 +75,7 @@ def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict
     number = wanted.seed * 1_000_000 + {"healthy": 0, "unlabelled": 100_000, "test": 200_000}[role] + i
     note = out / "cases" / f"{name}.json"
     if note.is_file():
-        return name, json.loads(note.read_text())
+        return name, json.loads(note.read_text(encoding="utf-8"))
     subject = make_subject(number, wanted.spacing, role != "healthy", wanted.second, wanted.visibility)
     whole = (subject.regions > 0).astype(np.uint8)
     # nnUNetv2_predict reads the folder of test images as it is, and wants channel numbers there.
@@ -91,7 +93,7 @@ def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict
     _write_displacement(subject, out / "truth" / "displacement" / f"{name}.nii.gz")
     about = {"role": role, "seed": number, "scanner": subject.scanner, "tumour_ml": round(subject.tumour_ml, 2)}
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(about))
+    note.write_text(json.dumps(about), encoding="utf-8")
     return name, about
 
 

@@ -63,8 +63,8 @@ def scene_of_dataset(
             or "none yet: run nnUNetv2_plan_and_preprocess"
         )
         raise UserError(f"{folder} has no plans {plans_name}; there are {known} (choose with -p).")
-    plans = json.loads(plans_file.read_text())
-    dataset_json = json.loads((folder / "dataset.json").read_text())
+    plans = json.loads(plans_file.read_text(encoding="utf-8"))
+    dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     if configuration not in plans["configurations"]:
         raise UserError(
             f"{plans_name} has no configuration {configuration}; there are {', '.join(plans['configurations'])} (-c)."
@@ -143,7 +143,7 @@ def draw_preview(scene: Scene, out: Path, n: int, seed: int) -> Path:
         rows = [row[k : k + PER_ROW] for k in range(0, n, PER_ROW) for row in panels]
         save_sheet(rows, file, f"{name} ({scene.grow.model.name}; {', '.join(scene.channels)})")
     save_page([(name, file) for name, file, _ in sheets], records, out / "preview.html", "What training sees")
-    (out / "preview.json").write_text(json.dumps(records, indent=1))
+    (out / "preview.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
     return out / "preview.html"
 
 

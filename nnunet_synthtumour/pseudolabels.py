@@ -140,7 +140,7 @@ def rules_of(settings: Settings, changes: Mapping[str, Any]) -> PseudoLabelSetti
 
 def assemble(job: Job, options: PseudoLabelOptions) -> Path | None:
     """The report and the data set, from the decisions of all cases; None where another process is at it."""
-    records = [json.loads(case.record.read_text()) for case in job.cases]
+    records = [json.loads(case.record.read_text(encoding="utf-8")) for case in job.cases]
     kept = [record["case"] for record in records if record["kept"]]
     digest = digest_of([records, job.junior.identity(), to_json(job.rules), job.dataset_json])
     with _alone(job.work / "assemble.lock") as alone:
@@ -197,7 +197,7 @@ def _alone(lock: Path) -> Iterator[bool]:
         return
     import fcntl
 
-    with lock.open("w") as stream:
+    with lock.open("w", encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -49,7 +49,7 @@ class RunReport:
         self.senior = f"Dataset{number + self.rounds:03d}_{self.options['name']}Senior{self.rounds}"
         self.folder = out / "report"
         self.figures = self.folder / "figures"
-        self.dataset_json = json.loads((self.folders[RAW] / self.junior / "dataset.json").read_text())
+        self.dataset_json = json.loads((self.folders[RAW] / self.junior / "dataset.json").read_text(encoding="utf-8"))
         self.result: dict[str, Any] = {"version": self.about["version"], "options": self.options}
 
     def write(self) -> Path:

@@ -159,7 +159,7 @@ class Recipe:
         """Epochs of one training, as far as it can be known by now."""
         given = self.environment.get("SYNTHTUMOUR_EPOCHS")
         file = self.raw / self.dataset(0) / "dataset.json"
-        dataset_json = json.loads(file.read_text()) if file.is_file() else {}
+        dataset_json = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         return int(given) if given else settings_of(dataset_json).training.epochs or 1000
 
     def pseudolabels(self, round_: int) -> Stage:

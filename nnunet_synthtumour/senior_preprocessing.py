@@ -40,7 +40,7 @@ def preprocess_case(case: str, recipe: Recipe) -> None:
             link(file, new / file.name)
         return
     new.mkdir(parents=True, exist_ok=True)
-    dataset_json = json.loads((recipe.raw / "dataset.json").read_text())
+    dataset_json = json.loads((recipe.raw / "dataset.json").read_text(encoding="utf-8"))
     images, label = raw_files(recipe.raw, dataset_json, case)
     preprocessor = configuration.preprocessor_class(verbose=False)
     preprocessor.run_case_save(

@@ -48,12 +48,14 @@ class Record:
         self.stages: dict[str, dict[str, Any]] = {}
         self.about: dict[str, Any] = {}
         if self.file.is_file():
-            kept = json.loads(self.file.read_text())
+            kept = json.loads(self.file.read_text(encoding="utf-8"))
             self.stages, self.about = kept["stages"], kept["about"]
 
     def save(self) -> None:
         unfinished = self.file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps({"about": self.about, "stages": self.stages}, indent=1) + "\n")
+        unfinished.write_text(
+            json.dumps({"about": self.about, "stages": self.stages}, indent=1) + "\n", encoding="utf-8"
+        )
         unfinished.replace(self.file)
 
     def started(self, key: str) -> bool:
@@ -132,7 +134,10 @@ def run_stage(
     record.stages[stage.key] = entry
     record.save()
     last: deque[str] = deque(maxlen=12)
-    with log.open("a") as to, guarded(stage.command, {**environment, "PYTHONUNBUFFERED": "1"}, [lock]) as process:
+    with (
+        log.open("a", encoding="utf-8") as to,
+        guarded(stage.command, {**environment, "PYTHONUNBUFFERED": "1"}, [lock]) as process,
+    ):
         to.write(f"$ {' '.join(stage.command)}\n")
         assert process.stdout is not None
         for line in process.stdout:

@@ -55,11 +55,11 @@ def _forget_labels(raw: Path) -> None:
     import numpy as np
     import SimpleITK as sitk
 
-    dataset_json = json.loads((raw / "dataset.json").read_text())
+    dataset_json = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     for case in UNLABELLED:
         image = sitk.ReadImage(str(raw / "imagesTr" / f"{case}_0000.nii.gz"))
         labels = sitk.GetImageFromArray(np.where(sitk.GetArrayFromImage(image) != 0, 2, 0).astype(np.uint8))
         labels.CopyInformation(image)
         sitk.WriteImage(labels, str(raw / "labelsTr" / f"{case}.nii.gz"))
         dataset_json[BLOCK]["roles"][case] = "unlabelled"
-    (raw / "dataset.json").write_text(json.dumps(dataset_json))
+    (raw / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")

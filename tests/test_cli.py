@@ -15,7 +15,7 @@ def _modules_after(*argv: str) -> set[str]:
         f"try:\n    main({list(argv)!r})\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
         "print('\\n' + ' '.join(m.split('.')[0] for m in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=True)
     return set(done.stdout.splitlines()[-1].split())
 
 

@@ -81,7 +81,7 @@ def test_link_leaves_a_regular_install_alone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(doctor, "_nnunet_folder", lambda kind: tmp_path / kind)
     (tmp_path / "trainers").mkdir()
     mine = tmp_path / "trainers" / "__init__.py"
-    mine.write_text("installed")
+    mine.write_text("installed", encoding="utf-8")
     doctor.link()
     doctor.unlink()
-    assert mine.read_text() == "installed"
+    assert mine.read_text(encoding="utf-8") == "installed"

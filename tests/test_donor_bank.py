@@ -124,6 +124,6 @@ def test_workers_open_the_bank_themselves(patients: Path, tmp_path: Path, method
 
 def test_the_index_is_plain_json(patients: Path, tmp_path: Path) -> None:
     bank = cut(patients, _cases(patients), tmp_path)
-    index = json.loads((tmp_path / INDEX).read_text())
+    index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
     assert index["channels"] == 2
     assert index["donors"][0]["ml"] == bank.donors[0].ml

@@ -95,10 +95,10 @@ def test_the_command_writes_what_it_prints_and_complains_in_one_sentence(
     assert main(command) == 2
     assert "has no dataset.json" in capsys.readouterr().err
     (said / "dataset.json").write_text(
-        json.dumps({"labels": {"background": 0, "tumour": 1, "ignore": 2}, "file_ending": ".nii.gz"})
+        json.dumps({"labels": {"background": 0, "tumour": 1, "ignore": 2}, "file_ending": ".nii.gz"}), encoding="utf-8"
     )
     assert main(command) == 0
-    summary = json.loads((said / "evaluation.json").read_text())["summary"]["tumour"]
+    summary = json.loads((said / "evaluation.json").read_text(encoding="utf-8"))["summary"]["tumour"]
     assert summary["dice"] == pytest.approx((0.75 + 1 + 0.75) / 3)
     assert "0.833" in capsys.readouterr().out
     _write(_box(3, 5, 5), truth / "case_9.nii.gz")

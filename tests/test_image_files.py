@@ -64,7 +64,7 @@ def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), sheared), tmp_path / "sheared.nii.gz")
     with pytest.raises(UnusableImage, match="not at right angles"):
         read_image(tmp_path / "sheared.nii.gz")
-    (tmp_path / "text.nii.gz").write_text("no image")
+    (tmp_path / "text.nii.gz").write_text("no image", encoding="utf-8")
     with pytest.raises(UnusableImage, match=r"text\.nii\.gz cannot be read"):
         read_image(tmp_path / "text.nii.gz")
     with pytest.raises(UserError, match="cannot be written"):

@@ -25,7 +25,7 @@ NOT_TO_BE_IMPORTED_BY = {
 
 def _imported(file: Path) -> set[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -53,7 +53,11 @@ def test_imports_point_one_way(part: str, file: Path) -> None:
 
 def test_discovery_modules_import_nothing_at_the_top() -> None:
     for file in (ROOT / PACKAGE / "discovery").rglob("*.py"):
-        top = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        top = [
+            node
+            for node in ast.parse(file.read_text(encoding="utf-8")).body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
         assert top == [], file
 
 

@@ -45,15 +45,17 @@ def test_any_field_can_be_overridden_and_mistakes_are_named() -> None:
 
 def test_a_users_own_preset_is_a_file_that_may_extend_another(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"extends": "stroke", "description": "mine", "shape": {"volume_ml": [5, 6]}}))
+    file.write_text(
+        json.dumps({"extends": "stroke", "description": "mine", "shape": {"volume_ml": [5, 6]}}), encoding="utf-8"
+    )
     model = load_model(str(file))
     assert model.shape.volume_ml == (5, 6)
     assert model.shape.family == "wedge"
     assert model.name == "mine"
-    file.write_text(json.dumps({"extends": str(file)}))
+    file.write_text(json.dumps({"extends": str(file)}), encoding="utf-8")
     with pytest.raises(SettingsError, match="extends itself"):
         load_model(str(file))
-    file.write_text("{")
+    file.write_text("{", encoding="utf-8")
     with pytest.raises(SettingsError, match="not valid JSON"):
         load_model(str(file))
 

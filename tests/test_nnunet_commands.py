@@ -42,7 +42,7 @@ def _run(root: Path, *commands: str, **variables: str) -> str:
     steps = [({}, command.split()) for command in commands]
     steps[-1] = (variables, steps[-1][1])
     done = subprocess.run(
-        [sys.executable, "-c", RUN, json.dumps(steps)], capture_output=True, text=True, check=False,
+        [sys.executable, "-c", RUN, json.dumps(steps)], capture_output=True, text=True, encoding="utf-8", check=False,
         env=_environment(root), cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -60,7 +60,7 @@ def _results(root: Path, configuration: str = "3d_fullres") -> Path:
 
 
 def _hashes(fold: Path) -> set[str]:
-    logs = "\n".join(file.read_text() for file in fold.glob("training_log*"))
+    logs = "\n".join(file.read_text(encoding="utf-8") for file in fold.glob("training_log*"))
     return {line.split()[-1] for line in logs.splitlines() if "Fixed validation set" in line}
 
 
@@ -85,7 +85,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_resume_validate_and_predict(trained: Path) -> None:
     model, fold = _results(trained), _results(trained) / "fold_0"
     assert (fold / "checkpoint_final.pth").is_file() and (fold / "checkpoint_best.pth").is_file()
-    assert json.loads((fold / "validation" / "summary.json").read_text())["foreground_mean"]["n_ref"] > 0
+    assert (
+        json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))["foreground_mean"]["n_ref"] > 0
+    )
     assert not list((fold / "validation").glob("*.npz"))
     first = _hashes(fold)
 
@@ -124,16 +126,21 @@ def test_2d_then_pretrained_weights_without_checkpoints(trained: Path) -> None:
 
 def test_what_cannot_be_trained_is_one_sentence(trained: Path) -> None:
     file = trained / "nnUNet_preprocessed" / DATASET / f"{PLANS}.json"
-    plans = json.loads(file.read_text())
+    plans = json.loads(file.read_text(encoding="utf-8"))
     plans["configurations"] |= {
         "3d_lowres": {"inherits_from": "3d_fullres", "next_stage": "3d_cascade_fullres"},
         "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
     }
-    (file.parent / "WithCascade.json").write_text(json.dumps(plans | {"plans_name": "WithCascade"}))
+    (file.parent / "WithCascade.json").write_text(json.dumps(plans | {"plans_name": "WithCascade"}), encoding="utf-8")
     script = Path(sys.executable).with_name("nnUNetv2_train")
     command = [script, DATASET, "3d_cascade_fullres", "0", "-tr", "SynthTumourTrainer", "-p", "WithCascade"]
     done = subprocess.run(
-        [*command, "-device", "cpu"], capture_output=True, text=True, check=False, env=_environment(trained)
+        [*command, "-device", "cpu"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env=_environment(trained),
     )
     assert done.returncode == 1
     assert "cannot train 3d_cascade_fullres" in done.stderr and "Traceback" not in done.stderr

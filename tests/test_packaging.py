@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 def _run(*command: str | Path, **variables: str) -> str:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet_") and k != "PYTHONPATH"}
     done = subprocess.run(
-        [str(c) for c in command], capture_output=True, text=True, check=False, env=environment | variables,
+        [str(c) for c in command], capture_output=True, text=True, encoding="utf-8", check=False, env=environment | variables,
         cwd=tempfile.gettempdir(),  # not here: this folder holds packages of the same names
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -31,7 +31,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the sdist, built from what git would clone."""
     clone = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
@@ -52,7 +57,7 @@ def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     site = Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
     # A bare path in a .pth file lends the packages but runs none of the lender's own .pth files, so that no editable
     # install shines through; it comes after the environment's own folder, whose nnU-Net therefore wins.
-    (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (site / "lent.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
     return python
 
 

@@ -119,7 +119,7 @@ def test_command_keeps_the_truth_apart_continues_and_does_not_depend_on_processe
     for file in files:
         first, second = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / side / file))) for side in "ab")
         assert np.array_equal(first, second)
-    manifest = json.loads((tmp_path / "a" / "phantom.json").read_text())
+    manifest = json.loads((tmp_path / "a" / "phantom.json").read_text(encoding="utf-8"))
     assert manifest["cases"]["test_000"]["tumour_ml"] > 0
     assert manifest["cases"]["healthy_000"]["tumour_ml"] == 0
 

@@ -57,7 +57,7 @@ def _options(folder: Path) -> list[str]:
 
 
 def _record(out: Path) -> dict[str, Any]:
-    return json.loads((out / RECORD).read_text())["stages"] if (out / RECORD).exists() else {}
+    return json.loads((out / RECORD).read_text(encoding="utf-8"))["stages"] if (out / RECORD).exists() else {}
 
 
 def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,16 +114,16 @@ def test_a_run_that_is_killed_in_every_stage_continues_and_redoes_nothing(tmp_pa
         finished = {key: entry["finished"] for key, entry in stages.items() if entry["state"] == "finished"}
         if run.returncode == 0:
             break
-        assert run.returncode == -signal.SIGKILL, (tmp_path / "said.txt").read_text()
+        assert run.returncode == -signal.SIGKILL, (tmp_path / "said.txt").read_text(encoding="utf-8")
     else:
         pytest.fail("the run never came to its end")
     assert set(killed) >= {"prepare", "plan", "preprocess", "junior-fold-0", "pseudolabels-1", "senior-1-fold-0",
                            "predict-junior", "predict-senior_1", "report"}  # fmt: skip
     for who in ("junior", "senior_1"):
         assert len(list((out / "predictions" / who).glob("new_*.nii.gz"))) == 2
-    text = (out / "report" / "report.html").read_text()
+    text = (out / "report" / "report.html").read_text(encoding="utf-8")
     check_page(text)
-    report = json.loads((out / "report" / "report.json").read_text())
+    report = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))
     for dice in report["dice"].values():
         assert f"{dice:.3f}" in text
     assert report["pseudo_labels"]["of"] == 4

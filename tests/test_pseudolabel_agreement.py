@@ -19,7 +19,7 @@ def _dataset(folder: Path, cases: dict[str, np.ndarray]) -> Path:
         "channel_names": {"0": "FLAIR"}, "labels": {"background": 0, "edema": 1, "core": 2, "ignore": 3},
         "file_ending": ".nii.gz", "synthtumour": {"roles": dict.fromkeys(cases, "pseudo-labelled")},
     }  # fmt: skip
-    (folder / "dataset.json").write_text(json.dumps(about))
+    (folder / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
     return folder
 
 

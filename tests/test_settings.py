@@ -53,7 +53,9 @@ def test_chosen_by_user() -> None:
 
 def test_command_shows_defaults_and_what_the_user_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "dataset.json"
-    file.write_text(json.dumps(DATASET | {"synthtumour": {"training": {"epochs": 7}, "roles": {"a": "healthy"}}}))
+    file.write_text(
+        json.dumps(DATASET | {"synthtumour": {"training": {"epochs": 7}, "roles": {"a": "healthy"}}}), encoding="utf-8"
+    )
     assert main(["settings", "-d", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("you") and "training.epochs = 7" in line for line in lines)
@@ -67,7 +69,7 @@ def test_command_shows_defaults_and_what_the_user_set(tmp_path: Path, capsys: py
 
 def test_command_refuses_a_wrong_setting_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "dataset.json"
-    file.write_text(json.dumps(DATASET | {"synthtumour": {"trainning": {}}}))
+    file.write_text(json.dumps(DATASET | {"synthtumour": {"trainning": {}}}), encoding="utf-8")
     assert main(["settings", "-d", str(file)]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "synthtumour settings: synthtumour.trainning is not a setting; did you mean 'training'?"

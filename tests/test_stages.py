@@ -34,8 +34,8 @@ def test_a_stage_is_recorded_and_finished_only_with_its_outputs(tmp_path: Path) 
     assert _run(stage, tmp_path) == ["hello\n"]
     record = Record(tmp_path)
     assert record.finished(stage)
-    assert json.loads((tmp_path / "run.json").read_text())["stages"]["one"]["state"] == "finished"
-    assert "hello" in (tmp_path / "logs" / "one.log").read_text()
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["stages"]["one"]["state"] == "finished"
+    assert "hello" in (tmp_path / "logs" / "one.log").read_text(encoding="utf-8")
     (tmp_path / "one").unlink()
     assert not record.finished(stage)
 
@@ -43,7 +43,7 @@ def test_a_stage_is_recorded_and_finished_only_with_its_outputs(tmp_path: Path) 
 def test_other_options_or_other_inputs_are_not_taken_for_finished(tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()
-    (given / "a.nii.gz").write_text("a")
+    (given / "a.nii.gz").write_text("a", encoding="utf-8")
     code = f"open({str(tmp_path / 'one')!r}, 'w').close()"
     stage = _stage(tmp_path, code, inputs=(given,))
     _run(stage, tmp_path)
@@ -51,7 +51,7 @@ def test_other_options_or_other_inputs_are_not_taken_for_finished(tmp_path: Path
     assert Record(tmp_path).finished(elsewhere)
     with pytest.raises(UserError, match="other options"):
         Record(tmp_path).finished(_stage(tmp_path, code + " # another"))
-    (given / "b.nii.gz").write_text("b")
+    (given / "b.nii.gz").write_text("b", encoding="utf-8")
     with pytest.raises(UserError, match="has changed since"):
         Record(tmp_path).finished(stage)
 
@@ -73,7 +73,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.Monk
 
 def _alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status")
-    return status.exists() and "zombie" not in status.read_text()
+    return status.exists() and "zombie" not in status.read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
@@ -89,7 +89,7 @@ def test_a_killed_run_leaves_no_process_behind_not_even_a_worker(tmp_path: Path)
     run = subprocess.Popen([PYTHON, "-c", parent])
     pids: list[int] = []
     for _ in range(400):
-        text = (tmp_path / "pids").read_text() if (tmp_path / "pids").exists() else ""
+        text = (tmp_path / "pids").read_text(encoding="utf-8") if (tmp_path / "pids").exists() else ""
         if text.endswith("\n"):
             pids = [int(word) for word in text.split()]
             break

@@ -59,7 +59,7 @@ def write_raw(folder: Path, healthy: int, labelled: int, settings: dict[str, Any
         "file_ending": ".nii.gz",
         BLOCK: {"roles": roles, **settings},
     }
-    (folder / "dataset.json").write_text(json.dumps(dataset_json))
+    (folder / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +107,6 @@ def make_trainer(
     from nnunet_synthtumour.settings import with_settings
 
     folder = toy / "nnUNet_preprocessed" / NAME
-    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text()) | {"continue_training": resume}
-    dataset_json = with_settings(json.loads((folder / "dataset.json").read_text()), settings)
+    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text(encoding="utf-8")) | {"continue_training": resume}
+    dataset_json = with_settings(json.loads((folder / "dataset.json").read_text(encoding="utf-8")), settings)
     return trainer(plans, configuration, fold, dataset_json, torch.device("cpu"))

@@ -51,7 +51,7 @@ class PairValidation:
         means |= {"hd95": float(np.mean(finite))} if finite else {}
         about = {"pairs": len(rows), "of": len(self.pairs), "determinant": "central differences", "mean": means}
         text = json.dumps(_no_nan({**about, "per_pair": rows}), indent=1)
-        (folder / "registration.json").write_text(text + "\n")
+        (folder / "registration.json").write_text(text + "\n", encoding="utf-8")
         ranked = sorted(rows, key=lambda row: -row["dice_after"])
         for name, at in (("best", 0), ("median", len(ranked) // 2), ("worst", len(ranked) - 1)) if ranked else ():
             pair = ranked[at]["moving"], ranked[at]["fixed"]

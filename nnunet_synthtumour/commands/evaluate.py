@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     dataset_json = read_dataset_json(args.d)[0] if args.d else None
     file = evaluate(args.i, args.r, dataset_json, args.np or min(8, os.cpu_count() or 1))
     print("structure        cases    Dice   HD95 (mm)   lesion F1   volume difference (ml)")
-    for name, s in json.loads(file.read_text())["summary"].items():
+    for name, s in json.loads(file.read_text(encoding="utf-8"))["summary"].items():
         print(f"{name:<16} {s['cases']:>5} {_number(s['dice'], 3):>7} {_number(s['hd95'], 1):>11} "
               f"{_number(s['lesion_f1'], 3):>11} {_number(s['volume_difference_ml'], 1):>24}")  # fmt: skip
     print(file)

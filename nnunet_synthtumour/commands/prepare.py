@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
             processes=args.np or min(8, os.cpu_count() or 1),
         )
     )
-    dataset_json = json.loads((target / "dataset.json").read_text())
+    dataset_json = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
     settings = settings_of(dataset_json)
     counts = {role: len(settings.cases(role)) for role in sorted(set(settings.roles.values()))}
     print(f"{target}: " + ", ".join(f"{n} {role}" for role, n in counts.items()))

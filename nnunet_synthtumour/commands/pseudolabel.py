@@ -62,6 +62,6 @@ def run(args: argparse.Namespace) -> None:
     if done.raw is None:
         print(f"Part {args.part_id} of {args.num_parts} is done; another one is at work and will build the data set.")
         return
-    about = json.loads((done.raw / PROVENANCE).read_text())
+    about = json.loads((done.raw / PROVENANCE).read_text(encoding="utf-8"))
     print(f"{done.raw}: {len(about['kept'])} pseudo-labelled cases, {len(about['set_aside'])} set aside")
     print(f"report: {done.report}")

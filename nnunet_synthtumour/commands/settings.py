@@ -57,5 +57,5 @@ def _warn_of_another_copy(dataset: str, dataset_json: dict) -> None:
     if not folder or Path(dataset).is_dir():
         return
     copy = Path(folder) / dataset_name(dataset) / "dataset.json"
-    if copy.is_file() and json.loads(copy.read_text()).get(BLOCK) != dataset_json.get(BLOCK):
+    if copy.is_file() and json.loads(copy.read_text(encoding="utf-8")).get(BLOCK) != dataset_json.get(BLOCK):
         print(f"\nTrainers read {copy}, whose settings differ from these: plan again, or change them there too.")

@@ -36,7 +36,7 @@ def test_files_geometry_parameters_and_a_second_run(healthy: list[Path], tmp_pat
     command = ["grow", *map(str, healthy), "-o", str(tmp_path / "out"), "-np", "1", "--seed", "1",
                "--set", "shape.volume_ml=[20,40]", "--set", "shape.satellites=0"]  # fmt: skip
     assert main([*command, "-n", "3"]) == 0
-    dataset_json = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    dataset_json = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))
     assert dataset_json["numTraining"] == 3
     assert dataset_json["labels"] == {"background": 0, "tumour": 1}
     for k in range(3):
@@ -49,7 +49,7 @@ def test_files_geometry_parameters_and_a_second_run(healthy: list[Path], tmp_pat
         before = sitk.GetArrayFromImage(source)
         assert (array[before == 0] == 0).all()
         assert np.abs(array.astype(float) - before)[label == 1].mean() > 20
-        about = json.loads((tmp_path / "out" / "parameters" / f"case_{k:04d}.json").read_text())
+        about = json.loads((tmp_path / "out" / "parameters" / f"case_{k:04d}.json").read_text(encoding="utf-8"))
         assert about["volume_ml"] == pytest.approx(volume)
         assert about["lesions"]["lesions"]
     first = (tmp_path / "out" / "imagesTr" / "case_0000_0000.nii.gz").stat().st_mtime_ns

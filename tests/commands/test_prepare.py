@@ -22,7 +22,7 @@ def _prepare(*arguments: object, number: int = 100) -> int:
 
 def _dataset(folders: dict[str, Path]) -> tuple[Path, dict[str, Any]]:
     target = folders["nnUNet_raw"] / "Dataset100_Test"
-    return target, json.loads((target / "dataset.json").read_text())
+    return target, json.loads((target / "dataset.json").read_text(encoding="utf-8"))
 
 
 def _label(target: Path, case: str) -> np.ndarray:
@@ -184,9 +184,9 @@ def _check_preprocessed(folders: dict[str, Path], name: str, configuration: str,
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
     folder = folders["nnUNet_preprocessed"] / name
-    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text())
+    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text(encoding="utf-8"))
     assert set(plans["configurations"][configuration]["use_mask_for_norm"]) == {masked}
-    settings = settings_of(json.loads((folder / "dataset.json").read_text()))
+    settings = settings_of(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
     cases = str(folder / plans["configurations"][configuration]["data_identifier"])
     dataset = infer_dataset_class(cases)(cases)
     assert len(dataset.identifiers) == 3
@@ -239,7 +239,7 @@ def test_a_data_set_is_replaced_only_if_asked_and_if_it_is_ours(
     assert "--clean" in capsys.readouterr().out
     assert [file.name for file in (target / "labelsTr").iterdir()] == ["b.nii.gz"]
     assert [folder.name for folder in nnunet_folders["nnUNet_raw"].iterdir()] == [target.name]
-    (target / "dataset.json").write_text("{}")
+    (target / "dataset.json").write_text("{}", encoding="utf-8")
     assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 2
     assert "was not made by" in capsys.readouterr().err
 

@@ -20,10 +20,10 @@ def _looks_drawn(folder: Path, n: int) -> None:
         assert picture.std() > 0.1
         colour = np.abs(picture[..., 0] - picture[..., 2])  # outlines are the only thing that is not grey
         assert (colour > 0.3).sum() > 50
-    records = json.loads((folder / "preview.json").read_text())
+    records = json.loads((folder / "preview.json").read_text(encoding="utf-8"))
     assert len(records) == n
     assert all(record["volume_ml"] > 0 and record["drawn"]["lesions"] for record in records)
-    page = (folder / "preview.html").read_text()
+    page = (folder / "preview.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 2
     assert page.count("<tr>") == n + 1
 
@@ -39,12 +39,12 @@ def test_of_an_image_without_a_data_set(tmp_path: Path) -> None:
         == 0
     )
     _looks_drawn(out, 3)
-    first = (out / "preview.json").read_text()
+    first = (out / "preview.json").read_text(encoding="utf-8")
     assert (
         main(["preview", "--image", str(tmp_path / "flair.nii.gz"), "-o", str(out), "-n", "3", "--preset", "stroke"])
         == 0
     )
-    assert (out / "preview.json").read_text() == first
+    assert (out / "preview.json").read_text(encoding="utf-8") == first
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])

@@ -35,7 +35,7 @@ def _work(root: Path) -> Path:
 
 
 def _json(file: Path) -> Any:
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _times(folder: Path) -> dict[str, int]:
@@ -106,7 +106,7 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
 
 def test_the_report_says_what_was_kept(root: Path) -> None:
     assert main(list(COMMAND)) == 0
-    page = (_work(root) / "report.html").read_text()
+    page = (_work(root) / "report.html").read_text(encoding="utf-8")
     assert "3 of 3 cases" in page
     assert page.count("data:image/png;base64,") == 3
     listed = _json(_work(root) / "pseudolabels.json")
@@ -216,7 +216,7 @@ def test_regions_keep_their_order(root: Path) -> None:
     for folder in (root / "nnUNet_raw" / NAME, root / "nnUNet_preprocessed" / NAME, root / "nnUNet_results" / MODEL):
         changed = _json(folder / "dataset.json") | {"labels": regions, "regions_class_order": [1, 2]}
         changed[BLOCK]["roles"] |= {f"case_{i:03d}": "labelled" for i in range(4)}
-        (folder / "dataset.json").write_text(json.dumps(changed))
+        (folder / "dataset.json").write_text(json.dumps(changed), encoding="utf-8")
     checkpoint = root / "nnUNet_results" / MODEL / "fold_0" / "checkpoint_best.pth"
     content = torch.load(checkpoint, weights_only=False)
     for name, weights in content["network_weights"].items():
@@ -230,7 +230,7 @@ def test_regions_keep_their_order(root: Path) -> None:
     assert set(np.unique(_labels(done.raw / "labelsTr" / "case_004.nii.gz"))) == {0, 1, 2, 3}
     volumes = _json(_work(root) / "cases" / "case_004.json")["ml_per_label"]
     assert set(volumes) == {"whole", "core"}
-    assert "kept: whole" in done.report.read_text()
+    assert "kept: whole" in done.report.read_text(encoding="utf-8")
 
 
 def test_a_case_with_nothing_left_is_set_aside(root: Path) -> None:
@@ -247,7 +247,7 @@ def test_a_case_with_nothing_left_is_set_aside(root: Path) -> None:
     assert provenance["kept"] == ["case_004", "case_005"]
     assert list(provenance["set_aside"]) == ["case_006"]
     assert not list(done.raw.rglob("case_006*"))
-    assert "case_006: set aside" in done.report.read_text()
+    assert "case_006: set aside" in done.report.read_text(encoding="utf-8")
 
 
 def test_mistakes_are_one_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,5 +269,5 @@ def test_mistakes_are_one_sentence(root: Path, capsys: pytest.CaptureFixture[str
     file = root / "nnUNet_raw" / NAME / "dataset.json"
     dataset_json = _json(file)
     dataset_json[BLOCK]["roles"] = dict.fromkeys(dataset_json[BLOCK]["roles"], "healthy")
-    file.write_text(json.dumps(dataset_json))
+    file.write_text(json.dumps(dataset_json), encoding="utf-8")
     assert "has no unlabelled case to segment" in said()

@@ -103,7 +103,7 @@ def test_the_inverse_field_leads_back(files, registered) -> None:
 
 
 def test_the_report_and_the_picture(registered) -> None:
-    report = json.loads((registered / "report.json").read_text())
+    report = json.loads((registered / "report.json").read_text(encoding="utf-8"))
     assert report["folds_percent"] <= 0.003 and report["sd_log_jacobian"] < 1
     assert report["similarity"]["final"] < report["similarity"]["affine"]
     scores = report["labels"]
@@ -121,7 +121,7 @@ def test_a_model_takes_the_place_of_the_optimisation(files) -> None:
     torch.nn.init.normal_(network.head.weight, std=1.0)
     save_model(files / "model", stored, network)
     assert register(files, files / "net", "--model", str(files / "model"), "--iterations", "0", "--affine", "none") == 0
-    report = json.loads((files / "net" / "report.json").read_text())
+    report = json.loads((files / "net" / "report.json").read_text(encoding="utf-8"))
     assert report["largest_displacement_mm"] > 0.5 and report["folds_percent"] <= 0.003
 
 

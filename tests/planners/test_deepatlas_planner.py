@@ -39,6 +39,8 @@ def test_images_that_share_no_grid_are_refused(toy: Path, tmp_path: Path) -> Non
         for file in (folder / "imagesTr" / f"c{i}_0000.nii.gz", folder / "labelsTr" / f"c{i}.nii.gz"):
             sitk.WriteImage(sitk.GetImageFromArray(np.ones(size, np.uint8)), str(file))
     planner.raw_dataset_folder = str(folder)
-    planner.dataset_json = json.loads((toy / "nnUNet_raw" / NAME / "dataset.json").read_text()) | {"numTraining": 2}
+    planner.dataset_json = json.loads((toy / "nnUNet_raw" / NAME / "dataset.json").read_text(encoding="utf-8")) | {
+        "numTraining": 2
+    }
     with pytest.raises(Refusal, match="synthtumour align"):
         planner.common_raw_grid()

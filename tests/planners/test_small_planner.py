@@ -23,7 +23,7 @@ def _plan(
         "overwrite_image_reader_writer": "SimpleITKIO",
         "dataset": {name: {"images": [f"{name}_0000.nii.gz"], "label": f"{name}.nii.gz"} for name in "abc"},
     }
-    (raw / "dataset.json").write_text(json.dumps(names))
+    (raw / "dataset.json").write_text(json.dumps(names), encoding="utf-8")
     statistics = {"mean": 1.0, "std": 1.0, "median": 1.0, "min": 0.0, "max": 2.0, "percentile_00_5": 0.0}
     fingerprint = {
         "spacings": [list(spacing)] * 3,
@@ -31,7 +31,7 @@ def _plan(
         "median_relative_size_after_cropping": 0.6,
         "foreground_intensity_properties_per_channel": {"0": statistics | {"percentile_99_5": 2.0}},
     }
-    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint), encoding="utf-8")
     return SmallPlanner(1, **kwargs).plan_experiment()
 
 

@@ -24,7 +24,7 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     assert np.isnan(log["carried_loss"][0]) and np.isfinite(log["carried_loss"][1])
     trainer.perform_actual_validation()
     folder = Path(trainer.output_folder)
-    found = json.loads((folder / "validation" / "registration.json").read_text())
+    found = json.loads((folder / "validation" / "registration.json").read_text(encoding="utf-8"))
     assert found["pairs"] == 2
     assert found["mean"]["folds_percent"] <= 0.003
     for name in ("registration.pth", "progress.png", "validation/summary.json", "validation/registration_worst.png"):

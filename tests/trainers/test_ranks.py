@@ -58,7 +58,7 @@ def _rank(rank: int, world: int, toy: str, out: str, port: int) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world)
     np.random.seed(7)
     found = _epoch(make_trainer(Path(toy), OnCpu, validation={"patches": 7, "affected": 1.0}))
-    Path(out, f"{rank}.json").write_text(json.dumps(found))
+    Path(out, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
 
 
@@ -69,7 +69,7 @@ def test_two_ranks_share_the_validation_set_and_agree_with_one_process(
 
     make_trainer(toy, SynthTumourTrainer).do_split()
     mp.spawn(_rank, args=(2, str(toy), str(tmp_path), find_free_network_port()), nprocs=2)
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
     alone = _epoch(make_trainer(toy, OnCpu, validation={"patches": 7, "affected": 1.0}))
 
     assert len(alone["patches"]) == 14

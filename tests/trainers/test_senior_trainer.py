@@ -24,7 +24,7 @@ def test_trains_and_validates_with_pasted_and_shifted_patches(toy: Path, configu
     assert len(log["mean_fg_dice"]) == len(log["pasted_dice"]) == len(log["shifted_dice"]) == 1
     trainer.perform_actual_validation()
     assert (Path(trainer.output_folder) / "validation" / "summary.json").is_file()
-    text = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
+    text = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text(encoding="utf-8")
     assert "Donors: " in text
     assert "pasted and shifted" in text
 

@@ -28,7 +28,7 @@ def _hashes(trainer: Any) -> list[str]:
     lines = [
         line
         for log in sorted(Path(trainer.output_folder).glob("training_log*"))
-        for line in log.read_text().splitlines()
+        for line in log.read_text(encoding="utf-8").splitlines()
     ]
     return [line.split()[-1] for line in lines if "Fixed validation set" in line]
 
@@ -53,7 +53,7 @@ def test_two_epochs_validation_resume_and_prediction(toy: Path) -> None:
     assert len(log["mean_fg_dice"]) == len(log["in_distribution_dice"]) == 2
 
     trainer.perform_actual_validation(save_probabilities=True)
-    summary = json.loads((out / "validation" / "summary.json").read_text())
+    summary = json.loads((out / "validation" / "summary.json").read_text(encoding="utf-8"))
     _, val_cases = trainer.do_split()
     assert len(summary["metric_per_case"]) == len(val_cases)
     assert all(case["metrics"]["1"]["n_ref"] > 0 for case in summary["metric_per_case"])
@@ -144,7 +144,7 @@ def test_2d_trains_and_validates(toy: Path) -> None:
     trainer = _short(make_trainer(toy, SynthTumourTrainer, "2d"), epochs=1)
     trainer.run_training()
     trainer.perform_actual_validation()
-    summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
+    summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert all(case["metrics"]["1"]["n_ref"] > 0 for case in summary["metric_per_case"])
 
 
@@ -161,6 +161,6 @@ def test_the_patch_centre_lies_in_the_host(toy: Path) -> None:
 
 def test_the_split_is_kept_for_other_trainers(toy: Path) -> None:
     make_trainer(toy, SynthTumourTrainer).do_split()
-    splits = json.loads((toy / "nnUNet_preprocessed" / NAME / "splits_final.json").read_text())
+    splits = json.loads((toy / "nnUNet_preprocessed" / NAME / "splits_final.json").read_text(encoding="utf-8"))
     assert len(splits) == 5
     assert all(split["train"] and split["val"] for split in splits)
