@@ -12,6 +12,10 @@ class Refusal(UserError, SystemExit):
     sentence and no traceback, while code that calls a trainer can still catch a `UserError`.
     """
 
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = sentence  # `ValueError` comes first and does not set it, and None would mean success
+
 
 class Unsupported(Refusal, NotImplementedError):
     """Something that nnU-Net can do and a trainer of ours cannot; the text gives the reason."""

@@ -118,7 +118,7 @@ def test_2d_then_pretrained_weights_without_checkpoints(trained: Path) -> None:
     (fold / "checkpoint_final.pth").rename(given)
     (fold / "checkpoint_best.pth").unlink()
     said = _run(trained, _train("2d", "-pretrained_weights", str(given), "--disable_checkpointing"))
-    assert f"Loading pretrained weights from file :  {given}" in said
+    assert "Loading pretrained weights" in said and str(given) in said
     assert not list(fold.glob("checkpoint*.pth"))
     assert (fold / "validation" / "summary.json").is_file()
     assert _weights(given)
