@@ -2,9 +2,9 @@
 
     python benchmarks/junior.py -o OUT [--seeds 3] [--arms online paper offline supervised threshold]
 
-All arms share one plan, one network and one number of iterations. `online`: SynthTumourTrainer with its defaults.
-`paper`: the same with the reference's synthesis. `offline`: nnU-Net on a fixed set of volumes grown by the same engine.
-`supervised`: nnU-Net on as many labelled patients as there are healthy cases, the upper bound. `threshold`: the brightest
+All arms share one plan, one network, one number of iterations and averaged weights. `online`: SynthTumourTrainer with its
+defaults. `paper`: the same with the reference's synthesis. `offline`: a fixed set of volumes grown by the same engine.
+`supervised`: as many labelled patients as there are healthy cases, the upper bound. `threshold`: the brightest
 voxels of the z-scored brain, opened, largest component, with the threshold that is best for the phantoms of seed 0.
 `no-...`: the defaults without one ingredient. After every epoch each network segments the patients, so that the epoch
 that its validation chose can be compared with the best one in hindsight. Finished runs are not repeated.
@@ -24,7 +24,13 @@ import numpy as np
 from lesion_metrics import dice, hd95, lesion_f1
 
 TRAINED = ("online", "paper", "offline", "supervised")
-ABLATIONS: dict[str, dict[str, Any]] = {}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-parts": {"lesion": {"overrides": {"parts": {p: {"probability": 0.0} for p in ("core", "necrosis")}}}},
+    "no-distractors": {"lesion": {"overrides": {"distractors": {"probability": 0.0}}}},
+    "no-soft-edges": {"lesion": {"overrides": {"appearance": {"softness_mm": [0.0, 0.5], "halo": 0.0}}}},
+    "no-texture": {"lesion": {"overrides": {"appearance": {"texture": [0.0, 0.0], "texture_kept": [0.0, 0.0]}}}},
+    "no-averaging": {"training": {"averaging": 0}},
+}
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
     "Dataset100_Healthy",
     "Dataset101_Offline",
@@ -130,25 +136,27 @@ class Patients:
 def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one arm; the Dice on patients after every epoch, and all scores at the chosen and at the last epoch."""
     import torch
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    from nnunet_synthtumour.settings import with_settings
+    from nnunet_synthtumour.settings import settings_of, with_settings
+    from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 
     name = {"offline": OFFLINE, "supervised": SUPERVISED}.get(arm, HEALTHY)
     preprocessed = folder / "nnUNet_preprocessed" / name
     plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8")) | {"continue_training": False}
     changes = {"paper": {"lesion": {"preset": "paper"}}, **ABLATIONS}.get(arm, {})
-    changes = {**changes, "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
-               "validation": {"patches": 24}}  # fmt: skip
+    short = {"seed": seed, "epochs": args.epochs, "iterations": args.iterations}
+    changes = {**changes, "training": {**changes.get("training", {}), **short}, "validation": {"patches": 24}}
     dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     torch.manual_seed(seed)
     np.random.seed(seed)
     patients, curve = Patients(folder), []
-    base: type[Any] = nnUNetTrainer if arm in ("offline", "supervised") else SynthTumourTrainer
+    with_labels = arm in ("offline", "supervised")
+    base: type[Any] = AveragingTrainer if with_labels else SynthTumourTrainer
 
     class Watched(base):
         """The arm's trainer, which segments the patients after every epoch and learns nothing from it."""
+
+        settings = settings_of(dataset_json)
 
         def _log(self, key: str) -> float:
             return float(self.logger.local_logger.my_fantastic_logging.get(key, [np.nan])[-1])
@@ -163,12 +171,10 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
             super().on_epoch_end()
 
     Watched.__name__ = arm
-    dataset_json = with_settings(dataset_json, changes) if base is SynthTumourTrainer else dataset_json
-    trainer = Watched(
-        plans, CONFIGURATION, "all" if base is nnUNetTrainer else 0, dataset_json, torch.device(args.device)
-    )
+    dataset_json = dataset_json if with_labels else with_settings(dataset_json, changes)
+    trainer = Watched(plans, CONFIGURATION, "all" if with_labels else 0, dataset_json, torch.device(args.device))
     trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
-    if base is nnUNetTrainer:
+    if with_labels:
         trainer.num_val_iterations_per_epoch = 6
     trainer.run_training()
     result: dict[str, Any] = {"curve": curve, "last": patients.score(patients.segment(trainer, mirroring=True))}
