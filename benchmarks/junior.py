@@ -136,6 +136,7 @@ class Patients:
 def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train one arm; the Dice on patients after every epoch, and all scores at the chosen and at the last epoch."""
     import torch
+
     from nnunet_synthtumour.settings import settings_of, with_settings
     from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
