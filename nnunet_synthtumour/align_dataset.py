@@ -14,7 +14,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from nnunet_synthtumour.align_case import SUBFOLDERS, RawCase, Task, align_case, finished, write_whole
+from nnunet_synthtumour.align_case import RECORDS, SUBFOLDERS, RawCase, Task, align_case, finished, write_whole
 from nnunet_synthtumour.align_checks import warnings_of
 from nnunet_synthtumour.align_parallel import parallel
 from nnunet_synthtumour.align_reference import AUTO, on_spacing, read_image, reference_image
@@ -85,6 +85,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
     )
     kept = sum(finished(case, work) is not None for case in cases)
     records = parallel(partial(align_case, task=task), cases, options.processes, "aligning")
+    _forget_others(work, cases, task.ending)
     warnings = warnings_of(records, name)
     _conclude(work, target, dataset_json, records, {**asked, "reference": name}, warnings)
     if work != target:
@@ -194,6 +195,22 @@ def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> s
     write_whole(work / GRID, lambda at: sitk.WriteImage(grid, str(at)))
     write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name}), encoding="utf-8"))
     return name
+
+
+def _forget_others(work: Path, cases: Sequence[RawCase], ending: str) -> None:
+    """Remove what an earlier run made of cases, channels or labels that the source no longer has."""
+    names = {case.name for case in cases}
+    wanted = {
+        "imagesTr": {f"{case.name}_{c:04d}{ending}" for case in cases for c in range(len(case.images))},
+        "labelsTr": {f"{case.name}{ending}" for case in cases if case.label is not None},
+        "transforms": {f"{name}.tfm" for name in names},
+        "checks": {f"{name}.png" for name in names},
+        RECORDS: {f"{name}.json" for name in names},
+    }
+    for folder in SUBFOLDERS:
+        for file in (work / folder).iterdir():
+            if file.name not in wanted[folder]:
+                file.unlink()
 
 
 def _conclude(

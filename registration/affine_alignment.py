@@ -20,6 +20,20 @@ LEAST_OVERLAP = 0.25
 """Share of the fixed foreground that must lie inside the moving image; a few matching voxels in a corner are no match."""
 MOST_SCALING = 2.5
 """An affine map that changes volumes by more than this has run away."""
+KEPT_STARTS = {False: 1, True: 3}
+"""Starts that the second level still compares: at the coarsest one, two modalities may look alike the wrong way round."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Of the optimiser: most steps, how much they shrink at a turn, and the smallest as a share of the first."""
+
+    steps: int
+    relaxation: float
+    smallest: float
+
+
+TRYING, REFINING = Effort(80, 0.6, 0.01), Effort(200, 0.8, 0.002)
 
 
 @dataclass(frozen=True)
@@ -41,21 +55,25 @@ def affine_transform(
 ) -> sitk.Transform:
     """The "rigid" or "affine" map from fixed to moving points; 2D or 3D, any two grids.
 
-    Each start (`_starts`) is refined rigidly at the coarsest level, the most similar one goes on through all levels.
+    Each start (`_starts`) is refined rigidly at the coarsest level, the most similar ones at the next, the best of them
+    goes on through all levels.
     One modality is compared by correlation, two by Mattes' mutual information. The same on every run.
     """
     if kind not in ("rigid", "affine"):
         raise ValueError(f"kind is '{kind}', but must be 'rigid' or 'affine'.")
     levels = _levels(fixed, moving)
     search = _Search(cross_modality, seed, threads)
-    coarse = levels[0]
-    found = [search.refined(coarse, start) for start in _starts(coarse)]
-    transform = max(found, key=lambda t: _similarity(coarse, t, cross_modality))
+    found = [search.refined(levels[0], start, TRYING) for start in _starts(levels[0])]
+    best = sorted(found, key=lambda t: -_similarity(levels[0], t, cross_modality))[: KEPT_STARTS[cross_modality]]
+    if len(levels) > 1:
+        best = [search.refined(levels[1], transform, TRYING) for transform in best]
+    second = levels[min(1, len(levels) - 1)]
+    transform = max(best, key=lambda t: _similarity(second, t, cross_modality))
     for level in levels[1:] if kind == "rigid" else levels[1:-1]:
-        transform = search.refined(level, transform)
+        transform = search.refined(level, transform, REFINING)
     if kind == "affine":
         for level in levels[-2:]:
-            transform = search.refined(level, _as_affine(transform))
+            transform = search.refined(level, _as_affine(transform), REFINING)
     identity = sitk.Transform(fixed.GetDimension(), sitk.sitkIdentity)
     at_rest, aligned = (_similarity(levels[-1], t, cross_modality) for t in (identity, transform))
     return transform if aligned >= at_rest else identity
@@ -111,7 +129,7 @@ class _Search:
     def __init__(self, cross_modality: bool, seed: int, threads: int) -> None:
         self.cross_modality, self.seed, self.threads = cross_modality, seed, threads
 
-    def refined(self, level: Level, start: sitk.Transform) -> sitk.Transform:
+    def refined(self, level: Level, start: sitk.Transform, effort: Effort) -> sitk.Transform:
         """The optimum near `start`; `start` itself where the optimiser leaves the image or makes things worse."""
         result = type(start)(start)
         method = sitk.ImageRegistrationMethod()
@@ -127,7 +145,9 @@ class _Search:
             method.SetMetricSamplingStrategy(method.RANDOM)
             method.SetMetricSamplingPercentage(share, self.seed + 1)  # 0 would be the clock
         step = min(level.fixed.GetSpacing())
-        method.SetOptimizerAsRegularStepGradientDescent(step, 0.01 * step, 80, relaxationFactor=0.6)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            step, effort.smallest * step, effort.steps, relaxationFactor=effort.relaxation
+        )
         method.SetOptimizerScalesFromPhysicalShift()
         method.SetInitialTransform(result, inPlace=True)
         try:
@@ -155,6 +175,9 @@ def _as_affine(transform: Any) -> sitk.AffineTransform:
 
 def _levels(fixed: sitk.Image, moving: sitk.Image) -> list[Level]:
     """Coarse to fine; voxels nearly cubic, and about as large in both images."""
+    for name, image in (("fixed", fixed), ("moving", moving)):
+        if image.GetNumberOfComponentsPerPixel() != 1:
+            raise ValueError(f"The {name} image has several values per voxel; give one channel.")
     background = background_of(fixed)
     mask = fixed * 0 + 1 if background is None else fixed != background
     mask = sitk.Cast(mask, sitk.sitkFloat32)
@@ -174,8 +197,6 @@ def _levels(fixed: sitk.Image, moving: sitk.Image) -> list[Level]:
 
 def _standardised(image: sitk.Image, name: str) -> sitk.Image:
     """float32 with a mean of 0 and a deviation of 1, without the outermost half per cent."""
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(f"The {name} image has several values per voxel; give one channel.")
     array = np.nan_to_num(sitk.GetArrayFromImage(image).astype(np.float32))
     array = np.clip(array, *np.quantile(array, [0.005, 0.995]))
     if array.max() <= array.min():

@@ -1,0 +1,184 @@
+"""`synthtumour align`: one grid for all, transforms that reproduce the files, and runs that go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_synthtumour import align_dataset as module
+from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.settings import BLOCK
+from tests.registration.test_affine_alignment import drawn, moved, rigid
+
+SOURCE, TARGET = "Dataset010_Apart", "Dataset011_Together"
+
+
+def write_case(folder: Path, name: str, image: sitk.Image, channels: int = 1) -> None:
+    labels = sitk.Cast(image > 125, sitk.sitkUInt8)
+    for channel in range(channels):
+        sitk.WriteImage(image * (channel + 1), str(folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz"))
+    sitk.WriteImage(labels, str(folder / "labelsTr" / f"{name}.nii.gz"))
+
+
+def write_source(root: Path, dims: int = 3, channels: int = 1, cases: int = 4) -> Path:
+    folder = root / "nnUNet_raw" / SOURCE
+    for sub in ("imagesTr", "labelsTr"):
+        (folder / sub).mkdir(parents=True)
+    for i in range(cases):
+        image = drawn(dims)
+        write_case(folder, f"c{i}", moved(image, rigid(image, 7.0 * i, 3.0 * i)), channels)
+    roles = {f"c{i}": "unlabelled" if i == 3 else "labelled" for i in range(cases)}
+    dataset_json = {
+        "channel_names": {str(c): f"MR{c}" for c in range(channels)},
+        "labels": {"background": 0, "core": 1, "ignore": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+        BLOCK: {"roles": roles, "training": {"seed": 3}},
+    }
+    (folder / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
+    return folder
+
+
+def align(*more: str) -> int:
+    return main(["align", "-i", "10", "-o", "11_Together", "-np", "1", *more])
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def labels_of(folder: Path, case: str) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"{case}.nii.gz")))
+
+
+def test_everything_lies_on_one_grid(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, channels=2)
+    assert align("--reference", "c0") == 0
+    target = source.with_name(TARGET)
+    reference = sitk.ReadImage(str(source / "imagesTr" / "c0_0000.nii.gz"))
+    for case in ("c0", "c1", "c2", "c3"):
+        transform = sitk.ReadTransform(str(target / "transforms" / f"{case}.tfm"))
+        for channel in (0, 1):
+            name = f"{case}_{channel:04d}.nii.gz"
+            image = sitk.ReadImage(str(target / "imagesTr" / name))
+            assert (image.GetSize(), image.GetSpacing(), image.GetOrigin()) == (
+                reference.GetSize(), reference.GetSpacing(), reference.GetOrigin())  # fmt: skip
+            again = sitk.Resample(sitk.ReadImage(str(source / "imagesTr" / name)), reference, transform)
+            assert np.abs(sitk.GetArrayFromImage(again) - sitk.GetArrayFromImage(image)).max() < 0.05
+        assert dice(labels_of(target, case) == 1, labels_of(source, "c0") == 1) > 0.85
+        assert (target / "checks" / f"{case}.png").stat().st_size > 5000
+    dataset_json = read(target / "dataset.json")
+    assert dataset_json["name"] == "Together" and dataset_json["numTraining"] == 4
+    assert dataset_json[BLOCK] == read(source / "dataset.json")[BLOCK]
+    report = read(target / "alignment.json")
+    assert report["reference"] == "c0" and [case["case"] for case in report["cases"]] == ["c0", "c1", "c2", "c3"]
+    assert all(case["similarity"] > 0.9 for case in report["cases"])
+    assert "No case stands out" in capsys.readouterr().out
+
+
+def test_outside_of_the_field_of_view_the_label_is_unknown(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    image = drawn(3)
+    write_case(source, "c1", image[:, :, : image.GetDepth() // 2 + 5])
+    assert align("--reference", "c0") == 0
+    labels = labels_of(source.with_name(TARGET), "c1")
+    assert (labels[-3:] == 2).any() and not (labels_of(source.with_name(TARGET), "c0") == 2).any()
+
+
+def test_finished_cases_are_kept_and_vanished_ones_forgotten(
+    nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent)
+    target = source.with_name(TARGET)
+    work, done = module.align_case, []
+
+    def stops_at_the_third(case: Any, task: Any) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(case.name)
+        return work(case, task)
+
+    monkeypatch.setattr(module, "align_case", stops_at_the_third)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        raise SystemExit(align("--reference", "c0"))
+    assert not target.exists()  # nothing that looks finished and is not
+    monkeypatch.setattr(module, "align_case", work)
+    assert align("--reference", "c0") == 0
+    assert "2 kept from an earlier run" in capsys.readouterr().out
+
+    times = {file: file.stat().st_mtime_ns for file in (target / "imagesTr").iterdir()}
+    for file in ("imagesTr/c2_0000.nii.gz", "labelsTr/c2.nii.gz", "labelsTr/c3.nii.gz"):
+        (source / file).unlink()
+    assert align("--reference", "c0") == 0
+    left = {file.name for sub in ("imagesTr", "labelsTr", "transforms", "checks") for file in (target / sub).iterdir()}
+    assert not any(name.startswith("c2") for name in left) and "c3.nii.gz" not in left and "c1.nii.gz" in left
+    assert read(target / "dataset.json")["numTraining"] == 3
+    assert [case["case"] for case in read(target / "alignment.json")["cases"]] == ["c0", "c1", "c3"]
+    unchanged = target / "imagesTr" / "c1_0000.nii.gz"
+    assert unchanged.stat().st_mtime_ns == times[unchanged]
+
+
+@pytest.mark.parametrize("reference", ["auto", "template"])
+def test_a_reference_is_found(nnunet_folders: dict[str, Path], reference: str) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2)
+    assert align("--reference", reference, "--spacing", "1.5", "--kind", "rigid") == 0
+    target = source.with_name(TARGET)
+    images = [sitk.ReadImage(str(file)) for file in sorted((target / "imagesTr").iterdir())]
+    assert {image.GetSpacing() for image in images} == {(1.5, 1.5)} and len({i.GetSize() for i in images}) == 1
+    chosen = read(target / "alignment.json")["reference"]
+    assert chosen == "template" if reference == "template" else chosen in {"c0", "c1", "c2", "c3"}
+    first = labels_of(target, "c0") == 1
+    assert all(dice(labels_of(target, case) == 1, first) > 0.8 for case in ("c1", "c2", "c3"))
+
+
+def test_a_case_that_looks_wrong_is_warned_about(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent)
+    noise = np.random.default_rng(0).normal(100, 30, (30, 30, 30)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(source / "imagesTr" / "c2_0000.nii.gz"))
+    sitk.WriteImage(drawn(3) * 0 + 3, str(source / "imagesTr" / "c3_0000.nii.gz"))
+    for case in ("c2", "c3"):
+        (source / "labelsTr" / f"{case}.nii.gz").unlink()
+    assert align("--reference", "c0") == 0
+    said = capsys.readouterr().out
+    assert "warning: c2 looks misaligned" in said and "c3 looks misaligned: its first channel is constant" in said
+    assert "c1 looks misaligned" not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--reference", "c9"), "--reference c9 is not a case of the data set"),
+        (("--spacing", "-1"), "--spacing -1.0 is not a length"),
+        (("-o", "10_Apart"), "is the data set that is to be aligned"),
+        (("-o", "12"), "is an id without a name"),
+        (("-i", "99"), "99"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], sentence: str
+) -> None:
+    write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    assert align(*options) == 2
+    said = capsys.readouterr().err
+    assert sentence in said and "Traceback" not in said
+
+
+def test_broken_files_get_one_sentence(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, channels=2, cases=2)
+    (source / "imagesTr" / "c1_0001.nii.gz").unlink()
+    assert align() == 2
+    assert "c1 lacks the file" in capsys.readouterr().err
+    (source / "imagesTr" / "c1_0001.nii.gz").write_bytes(b"not an image")
+    assert align() == 2
+    assert "c1_0001.nii.gz cannot be read as an image" in capsys.readouterr().err
