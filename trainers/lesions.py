@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_synthtumour.drawing import uniform
 from nnunet_synthtumour.intensities import normalisation
 from nnunet_synthtumour.lesion_labels import lesion_labels
-from nnunet_synthtumour.lesion_model import LesionModel, channel_key, load_model
+from nnunet_synthtumour.lesion_model import LesionModel, load_model
 from nnunet_synthtumour.settings import Settings
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 from nnunet_synthtumour.trainers.fixed_patches import SHIFTED, FixedPatch
@@ -34,10 +34,8 @@ class Lesions:
         self.spacing = tuple(plans.get_configuration(configuration_name).spacing)
         self.own = load_model(settings.lesion.preset, settings.lesion.overrides)
         shift = settings.validation.shift
-        # The paper's factors mean nothing in Hounsfield units: in CT its hard mask takes our own shapes and contrasts.
-        in_ct = any(channel_key(name) == "CT" for name in self.channels)
-        usual = None if in_ct and shift == "paper" else {"paper": "paper", "preset": "metastases"}.get(shift)
-        other = settings.validation.preset or usual
+        # As in the paper, the shift is one of appearance: shapes and contrasts stay those that are trained on.
+        other = settings.validation.preset or ("metastases" if shift == "preset" else None)
         self.other = load_model(other) if other and shift in ("paper", "preset") else self.own
         self._of_case = {
             case: normalisation(settings, plans.plans, configuration_name, case) for case in settings.roles
