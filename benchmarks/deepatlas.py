@@ -185,9 +185,8 @@ def main() -> None:
                     labelled = shuffled[:k] if arm != "unsupervised" else shuffled[:1]
                     file.write_text(json.dumps(train(arm, labelled, training, draw, test, args)))
                 results.setdefault(f"{arm} {k}", []).append(json.loads(file.read_text()))
-    print(
-        f"\n{len(training)} images, {args.test} test cases, {args.draws} draws, {args.epochs} x {args.iterations} iterations\n"
-    )
+    budget = f"{args.draws} draws, {args.epochs} x {args.iterations} iterations"
+    print(f"\n{len(training)} images, {args.test} test cases, {budget}\n")
     print("| arm, labels | segmentation Dice | registration Dice | affine | folds %, worst | minutes |")
     print("|---|---|---|---|---|---|")
     for arm, runs in results.items():

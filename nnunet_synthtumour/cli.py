@@ -20,6 +20,8 @@ COMMANDS = {
     "run": "everything: two folders of images in, a trained segmenter and a report out",
     "prepare": "build a raw nnU-Net data set from folders of images",
     "pseudolabel": "let a junior segment unlabelled patients, and build the data set for a senior",
+    "evaluate": "compare predictions with label maps",
+    "report": "one page on a run: data, curves, pseudo-labels, test cases",
     "settings": "show the settings that a data set trains with, and which of them you set",
     "presets": "list the lesion presets",
     "grow": "grow synthetic lesions in whole images and write them to files",

@@ -72,6 +72,8 @@ def decide(
         elif size > rules.max_host_share * host_voxels:
             dropped = "too large"
         state[box][mine] = KEPT if dropped is None else DROPPED
+        if dropped is None:
+            _close(state, box, mine, host, spacing, min(rules.closing_mm, 0.5 * (750 * ml / np.pi) ** (1 / 3)))
         middle = np.argwhere(mine).mean(0) + [side.start for side in box]
         components.append(Component(ml, confidence, rim_share, tuple(round(float(m)) for m in middle), dropped))
     return _judged(state, components, rules)
@@ -88,6 +90,20 @@ def _judged(state: np.ndarray, components: list[Component], rules: PseudoLabelSe
     elif doubt > rules.max_doubt:
         reason = f"more doubt than tumour (unsure and dropped are {doubt:.1f} times what is kept)"
     return Decision(state, tuple(sorted(components, key=lambda c: -c.ml)), doubt, reason)
+
+
+def _close(
+    state: np.ndarray, box: tuple[slice, ...], mine: np.ndarray, host: np.ndarray, spacing: Sequence[float], mm: float
+) -> None:
+    """Add what a component encloses, also through gaps of up to twice `mm`: tumours have dark cores, but no holes."""
+    if mm <= 0:
+        return
+    reach = [int(np.ceil(mm / side)) + 1 for side in spacing]
+    around = np.pad(mine, [(r, r) for r in reach])
+    near = ndimage.distance_transform_edt(~around, sampling=list(spacing)) <= mm
+    closed = (ndimage.distance_transform_edt(near, sampling=list(spacing)) > mm) | around
+    closed = ndimage.binary_fill_holes(closed)[tuple(slice(r, -r) for r in reach)]
+    state[box][closed & host[box] & (state[box] != DROPPED)] = KEPT
 
 
 def outer_rim(host: np.ndarray, spacing: Sequence[float], rim_mm: float) -> np.ndarray:

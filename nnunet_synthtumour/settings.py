@@ -53,6 +53,11 @@ class TrainingSettings:
     healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
     host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
     labelled_share: float = setting(0.5, low=0.0, high=1.0, doc="share of patches from labelled cases, if any exist")
+    averaging: int | None = setting(
+        None,
+        low=0,
+        doc="iterations over which weights are averaged; null: a tenth of the training, at most 1000; 0: none",
+    )
     patience: int | None = setting(None, low=1, doc="epochs without a better shifted Dice before training ends")
     seed: int | None = setting(None, low=0, doc="seed of all randomness; null draws one and logs it")
 
@@ -84,6 +89,11 @@ class PseudoLabelSettings:
         None, low=0.0, doc="smaller components are dropped; null: a third of the preset's smallest lesion"
     )
     min_confidence: float = setting(0.7, low=0.0, high=1.0, doc="components of a lower mean probability are dropped")
+    closing_mm: float = setting(
+        9.0,
+        low=0.0,
+        doc="gaps up to twice this are closed and holes filled, in a component of at least twice this radius",
+    )
     rim_mm: float = setting(3.0, low=0.0, doc="thickness of the outer rim of the host")
     max_rim_share: float = setting(0.5, low=0.0, high=1.0, doc="components with more of them in the rim are dropped")
     max_host_share: float = setting(0.5, low=0.0, high=1.0, doc="components that fill more of the host are dropped")

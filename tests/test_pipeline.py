@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.stages import RECORD
+from tests.test_report import check_page
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 # A junior of one iteration knows nothing: with these rules something is kept of whatever it says.
@@ -120,4 +121,11 @@ def test_a_run_that_is_killed_in_every_stage_continues_and_redoes_nothing(tmp_pa
                            "predict-junior", "predict-senior_1", "report"}  # fmt: skip
     for who in ("junior", "senior_1"):
         assert len(list((out / "predictions" / who).glob("new_*.nii.gz"))) == 2
-    assert (out / "report" / "report.html").is_file()
+    text = (out / "report" / "report.html").read_text()
+    check_page(text)
+    report = json.loads((out / "report" / "report.json").read_text())
+    for dice in report["dice"].values():
+        assert f"{dice:.3f}" in text
+    assert report["pseudo_labels"]["of"] == 4
+    for name in ("curves", "scores", "preview", "pastes"):
+        assert (out / "report" / "figures" / f"{name}.png").is_file()

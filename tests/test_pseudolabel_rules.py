@@ -141,3 +141,19 @@ def test_what_always_holds(
 def test_thresholds_are_checked_together() -> None:
     with pytest.raises(SettingsError, match=r"lower is 0.7 and upper is 0.5; lower must not exceed upper"):
         _rules(lower=0.7)
+
+
+def test_what_a_large_component_encloses_is_tumour_and_small_ones_are_not_joined() -> None:
+    grid = np.stack(np.meshgrid(*[np.arange(40) - 19.5] * 3, indexing="ij"))
+    radius = np.sqrt((grid**2).sum(0))
+    host = radius < 19
+    ring = (radius < 13) & (radius > 8) & ~((np.abs(grid[1]) < 2) & (grid[0] > 0))  # with a gap
+    rules = _rules(rim_mm=0.0, closing_mm=9.0)
+    state = decide(ring.astype(np.float32), host, host, (1.0, 1.0, 1.0), rules).state
+    assert (state == KEPT)[radius < 7].all()
+    assert not (state == KEPT)[radius > 14].any()
+    state = decide(ring.astype(np.float32), host, host, (1.0, 1.0, 1.0), _rules(rim_mm=0.0, closing_mm=0.0)).state
+    assert not (state == KEPT)[radius < 7].any()
+    dots = (np.abs(np.abs(grid[0]) - 5) < 3) & (np.abs(grid[1]) < 3) & (np.abs(grid[2]) < 3)
+    state = decide(dots.astype(np.float32), host, host, (1.0, 1.0, 1.0), rules).state
+    assert np.array_equal(state == KEPT, dots)

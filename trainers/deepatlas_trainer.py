@@ -166,7 +166,7 @@ class DeepAtlasTrainer(nnUNetTrainer):
         """What is learnt in an epoch."""
         few = len(self.labelled) <= FEW_LABELS
         settings = self.settings.deepatlas
-        alone = settings.alone if settings.alone is not None else (0.4 if few else 0.2)
+        alone = settings.alone if settings.alone is not None else (0.3 if few else 0.2)
         taught = settings.taught if settings.taught is not None else (0.2 if few else 0.0)
         first, second = round(alone * self.num_epochs), round((alone + taught) * self.num_epochs)
         return ALONE if epoch < first else TAUGHT if epoch < second else JOINT
@@ -178,16 +178,15 @@ class DeepAtlasTrainer(nnUNetTrainer):
         self.print_to_log_file(f"Stage: {self.stage(self.current_epoch)}")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One segmentation step on nnU-Net's batch and on pairs, and registration steps, as the stage has it."""
+        """A segmentation step on nnU-Net's batch, on pairs once registration can teach, and registration steps."""
         stage = self.stage(self.current_epoch)
         nan = np.array(np.nan)
         losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
         if stage != TAUGHT:
             for _ in range(self.settings.deepatlas.registration_steps if stage == JOINT else 1):
                 losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=stage == JOINT)
-        if stage != ALONE:
-            losses |= self.segmentation_step(batch, self._on_device(next(self.dataloader_pairs)))
-        return losses
+        pair = None if stage == ALONE else self._on_device(next(self.dataloader_pairs))
+        return losses | self.segmentation_step(batch, pair)
 
     def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
         """Both directions of a pair; once segmentation is of use, its predictions stand in where labels are missing."""
@@ -213,11 +212,11 @@ class DeepAtlasTrainer(nnUNetTrainer):
         learner.step(loss)
         return {key: getattr(terms[0], key).detach().cpu().numpy() for key in ("similarity", "regularity", "anatomy")}
 
-    def segmentation_step(self, batch: dict[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
+    def segmentation_step(self, batch: dict[str, Any], pair: dict[str, Any] | None) -> dict[str, Any]:
         """nnU-Net's loss on its own batch, and on labels carried over and images warped by the registration network."""
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
-        samples, weights = self.taught_samples(pair)
+        samples, weights = ([], []) if pair is None else self.taught_samples(pair)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast("cuda") if self.device.type == "cuda" else dummy_context():
             supervised = self.loss(self.network(data), target)

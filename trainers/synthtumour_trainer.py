@@ -17,11 +17,11 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO, settings_of
+from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.case_splits import Split, restrict, splits_by_role
 from nnunet_synthtumour.trainers.fixed_patches import (
     IN_DISTRIBUTION,
@@ -43,7 +43,7 @@ class _PatienceExhausted(Exception):
     """Leaves nnU-Net's epoch loop, which has no other early exit."""
 
 
-class SynthTumourTrainer(nnUNetTrainer):
+class SynthTumourTrainer(AveragingTrainer):
     """nnU-Net's trainer on healthy images in which lesions grow, selected on lesions of another kind.
 
     What differs from nnU-Net, and why, is listed in docs/synthtumour_trainer.md.

@@ -1,0 +1,176 @@
+"""Predictions against the truth: Dice, HD95, lesion-wise F1 and volumes per case and label, and their summary.
+
+Empty references: where truth and prediction are both empty, Dice, HD95 and F1 are undefined (null) and the case does not
+enter their means, as nnU-Net has it. Where only one is empty, Dice and F1 are 0 and HD95 is undefined; how many of these
+there are is stated beside the mean (`hd95_undefined`), and what was found in healthy images in `false_positive_ml`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from nnunet_synthtumour.atomic_files import write_json
+from nnunet_synthtumour.case_pool import CasePool
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.registration.metrics import dice, hd95
+
+FILE = "evaluation.json"
+MATCHING_IOU = 0.1  # intersection over union from which a found lesion is a real one
+METRICS = ("dice", "hd95", "lesion_f1")
+TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+def evaluate(predictions: Path, references: Path, dataset_json: Mapping[str, Any] | None, processes: int) -> Path:
+    """Write `evaluation.json` into the folder of predictions; raises `UserError` where the two folders do not match."""
+    if dataset_json is None:
+        file = predictions / "dataset.json"
+        if not file.is_file():
+            raise UserError(
+                f"{predictions} has no dataset.json, which nnU-Net writes beside predictions; give it with -d."
+            )
+        dataset_json = json.loads(file.read_text())
+    ending = dataset_json["file_ending"]
+    pairs = _pairs(predictions, references, ending)
+    structures = structures_of(dataset_json)
+    ignore = dataset_json["labels"].get("ignore")
+    with CasePool(processes) as pool:
+        rows = pool.map(partial(evaluate_case, structures=structures, ignore=ignore), pairs, "comparing")
+    found = {
+        "structures": {name: list(values) for name, values in structures.items()},
+        "summary": {name: summary_of([row["structures"][name] for row in rows]) for name in structures},
+        "cases": rows,
+    }
+    write_json(found, predictions / FILE)
+    return predictions / FILE
+
+
+def structures_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> label values of every structure; with several plain labels also all of them together."""
+    structures = {
+        name: tuple(int(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+        for name, value in dataset_json["labels"].items()
+        if name not in ("background", "ignore")
+    }
+    everything = tuple(sorted({v for values in structures.values() for v in values}))
+    if everything not in structures.values():
+        structures = {"whole": everything, **structures}
+    return structures
+
+
+def evaluate_case(pair: Pair, structures: Mapping[str, Sequence[int]], ignore: int | None) -> dict[str, Any]:
+    prediction, reference = sitk.ReadImage(str(pair.prediction)), sitk.ReadImage(str(pair.reference))
+    if prediction.GetSize() != reference.GetSize() or not np.allclose(
+        prediction.GetSpacing(), reference.GetSpacing(), atol=TOLERANCE
+    ):
+        raise UserError(
+            f"{pair.prediction} and {pair.reference} differ in size or spacing; predict the images that the labels were "
+            "drawn on."
+        )
+    found, truth = (sitk.GetArrayFromImage(image) for image in (prediction, reference))
+    spacing = reference.GetSpacing()[::-1]
+    known = np.ones(truth.shape, bool) if ignore is None else truth != ignore
+    return {
+        "case": pair.case,
+        "prediction": str(pair.prediction),
+        "reference": str(pair.reference),
+        "structures": {
+            name: compare(np.isin(found, values) & known, np.isin(truth, values) & known, spacing)
+            for name, values in structures.items()
+        },
+    }
+
+
+def compare(found: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float | int | None]:
+    """All metrics of two masks on one grid of `spacing` (mm)."""
+    voxel_ml = math.prod(spacing) / 1000
+    matched, n_found, n_real = lesions(found, truth)
+    return {
+        "dice": _finite(dice(found, truth)),
+        "hd95": _finite(hd95(found, truth, spacing)),
+        "lesion_f1": 2 * matched / (n_found + n_real) if n_found + n_real else None,
+        "lesions_matched": matched,
+        "lesions_found": n_found,
+        "lesions_real": n_real,
+        "ml": float(found.sum()) * voxel_ml,
+        "true_ml": float(truth.sum()) * voxel_ml,
+        "false_positive_ml": float((found & ~truth).sum()) * voxel_ml,
+    }
+
+
+def lesions(found: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
+    """Matched, found and real lesions: connected components, matched one to one, best overlap first."""
+    everywhere = np.ones((3,) * truth.ndim)
+    ours, n_found = ndimage.label(found, everywhere)
+    theirs, n_real = ndimage.label(truth, everywhere)
+    overlap = np.zeros((n_found + 1, n_real + 1), dtype=np.int64)
+    np.add.at(overlap, (ours.ravel(), theirs.ravel()), 1)
+    shared = overlap[1:, 1:]
+    iou = shared / np.maximum(1, overlap.sum(1)[1:, None] + overlap.sum(0)[None, 1:] - shared)
+    matched = 0
+    while iou.size and iou.max() >= MATCHING_IOU:
+        row, column = np.unravel_index(iou.argmax(), iou.shape)
+        iou[row], iou[:, column] = 0, 0
+        matched += 1
+    return matched, n_found, n_real
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over the cases where a metric is defined; volumes as Bland and Altman compare two measurements."""
+    means: dict[str, Any] = {}
+    for metric in METRICS:
+        values = [row[metric] for row in rows if row[metric] is not None]
+        means[metric] = float(np.mean(values)) if values else None
+        means[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        means[f"{metric}_undefined"] = len(rows) - len(values)
+    difference = np.array([row["ml"] - row["true_ml"] for row in rows])
+    spread = 1.96 * float(difference.std(ddof=1)) if len(rows) > 1 else None
+    mean = float(difference.mean()) if len(rows) else None
+    return {
+        "cases": len(rows),
+        **means,
+        "volume_difference_ml": mean,
+        "limits_of_agreement_ml": None if spread is None or mean is None else [mean - spread, mean + spread],
+        "false_positive_ml": float(np.mean([row["false_positive_ml"] for row in rows])) if rows else None,
+    }
+
+
+def _pairs(predictions: Path, references: Path, ending: str) -> list[Pair]:
+    for folder in (predictions, references):
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is not a folder; give the folder of predictions (-i) and that of the labels (-r)."
+            )
+    names = sorted(file.name for file in references.glob(f"*{ending}"))
+    if not names:
+        raise UserError(f"{references} holds no label map (*{ending}).")
+    missing = [name for name in names if not (predictions / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{predictions} has no prediction of {missing[0]}"
+            + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+            + "; predict all images that have labels."
+        )
+    return [Pair(name.removesuffix(ending), predictions / name, references / name) for name in names]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,63 @@
+"""nnU-Net's optimiser with a running average of the weights, which is what is validated, saved and used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+HORIZONS = (10, 1000)
+
+
+class AveragedSGD(torch.optim.SGD):
+    """SGD that keeps, for every parameter p, the average a <- a + (p - a) / h(t), h(t) = min(horizon, 1 + t / 8).
+
+    `exchange` puts the averages in the place of the weights and back. Both belong to the optimiser's state, so nnU-Net's
+    checkpoints hold both: the network's weights are the averaged ones, the optimiser's state has the others.
+    """
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.SGD, horizon: int) -> AveragedSGD:
+        """An optimiser with all that another has, which averages besides."""
+        averaging = cls(optimizer.param_groups, lr=optimizer.defaults["lr"])
+        for group in averaging.param_groups:
+            group.update(horizon=horizon, steps=0, averaged=False)
+        return averaging
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = super().step(closure)
+        for group in self.param_groups:
+            group["steps"] += 1
+            share = 1 / min(group["horizon"], 1 + group["steps"] / 8)
+            moved = [p for p in group["params"] if p.grad is not None]
+            for p in moved:
+                if "average" not in self.state[p]:
+                    self.state[p]["average"] = p.detach().clone()
+            if moved:
+                torch._foreach_lerp_([self.state[p]["average"] for p in moved], moved, share)
+        return loss
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the averages stand in the place of the weights."""
+        return bool(self.param_groups[0]["averaged"])
+
+    @torch.no_grad()
+    def exchange(self, averaged: bool) -> None:
+        """Bring the averages (or the weights that are trained) into the network, if they are not there."""
+        if averaged == self.averaged:
+            return
+        for group in self.param_groups:
+            group["averaged"] = averaged
+            for p in group["params"]:
+                if "average" in self.state[p]:
+                    kept = p.detach().clone()
+                    p.copy_(self.state[p]["average"])
+                    self.state[p]["average"].copy_(kept)
+
+
+def horizon_of(iterations: int) -> int:
+    """A tenth of a training, within limits."""
+    return min(max(iterations // 10, HORIZONS[0]), HORIZONS[1])

@@ -1,0 +1,51 @@
+"""nnU-Net's trainer with averaged weights, and a choice of the epoch that suits short trainings too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_synthtumour.settings import Settings
+from nnunet_synthtumour.trainers.averaged_sgd import AveragedSGD, horizon_of
+
+REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
+
+
+class AveragingTrainer(nnUNetTrainer):
+    """Validates, saves and predicts with a running average of the weights that are trained."""
+
+    settings: Settings
+    num_epochs: int
+    num_iterations_per_epoch: int
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        optimizer, scheduler = super().configure_optimizers()
+        horizon = self.settings.training.averaging
+        if horizon is None:
+            horizon = horizon_of(self.num_epochs * self.num_iterations_per_epoch)
+        if horizon:
+            optimizer = AveragedSGD.of(optimizer, horizon)
+            scheduler.optimizer = optimizer
+        return optimizer, scheduler
+
+    def on_train_epoch_start(self) -> None:
+        self._use_average(False)
+        super().on_train_epoch_start()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        self._use_average(True)
+
+    def _use_average(self, averaged: bool) -> None:
+        if isinstance(self.optimizer, AveragedSGD):
+            self.optimizer.exchange(averaged)
+
+    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's moving average of the Dice remembers ten epochs of a thousand. A training of ten epochs would never
+        leave its first one behind, so it remembers a 25th of the epochs, at most those ten.
+        """
+        super().on_validation_epoch_end(val_outputs)
+        share = 1 / min(REMEMBERED_EPOCHS, max(1.0, self.num_epochs / SHARE_OF_TRAINING))
+        curve, now = self.logger.get_value("ema_fg_dice", None), self.logger.get_value("mean_fg_dice", -1)
+        curve[-1] = now if len(curve) < 2 else curve[-2] + share * (now - curve[-2])
