@@ -1,0 +1,206 @@
+"""Can a modality show what is to be segmented in it? Measured per structure, before anybody trains on carried labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nnunet_synthtumour.visibility_features import (
+    contrast_to_noise,
+    edge_share,
+    local_features,
+    ring_around,
+)
+
+# Printed by benchmarks/visibility_calibration.py: Dice that a network reached on phantoms, over separability.
+SEPARABILITY = (0.50, 0.60, 0.70, 0.80, 0.90, 1.00)
+EXPECTED_DICE = (0.00, 0.10, 0.30, 0.55, 0.80, 0.95)
+VISIBLE, FAINT, INVISIBLE = "visible", "faint", "not visible"
+VISIBLE_FROM, FAINT_FROM = 0.60, 0.30  # expected Dice
+VOXELS_PER_CASE, FOLDS, FEWEST_VOXELS = 2000, 5, 20
+MODALITIES = ("target", "source")
+
+ADVICE = {
+    VISIBLE: "Train on carried labels.",
+    FAINT: "Expect gaps: correct some labels by hand in the target modality, or add a channel that shows it.",
+    INVISIBLE: "Do not train on carried labels of it: the target does not show it, and registration cannot put it there. "
+    "Use a modality or a contrast phase that shows it, or segment the source modality instead.",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VisibilityCase:
+    """One case on one grid: target (C, X, Y, Z), labels (X, Y, Z), source image (C', X, Y, Z) if there is one; mm."""
+
+    name: str
+    target: np.ndarray
+    labels: np.ndarray
+    spacing: tuple[float, ...]
+    source: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one modality shows of a structure; means over cases, the best channel."""
+
+    cnr: float
+    auc_intensity: float
+    auc_texture: float
+    edge_share: float
+    channel: int
+
+    @property
+    def separability(self) -> float:
+        return float(np.nanmax([self.auc_intensity, self.auc_texture, 0.5]))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A structure's visibility. `place_dice`: what its usual place alone gives, on cases that share a grid."""
+
+    structure: str
+    value: int
+    cases: int
+    ml: float
+    target: Seen
+    source: Seen | None
+    place_dice: float
+    expected_dice: float
+    verdict: str
+    advice: str
+
+    def sentence(self) -> str:
+        """One line for a log."""
+        place = ""
+        if self.place_dice >= self.expected_dice and self.verdict != INVISIBLE:
+            place = ", found by its place"
+        return (
+            f"{self.structure}: {self.verdict} in this modality{place} (AUC {self.target.separability:.2f}, contrast to "
+            f"noise {self.target.cnr:.2f}, edge on {100 * self.target.edge_share:.0f} % of its boundary); a Dice of about "
+            f"{self.expected_dice:.2f} can be expected. {self.advice}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return _no_nan(asdict(self))
+
+
+def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> list[Verdict]:
+    """A verdict per structure that any case has. `labels` is name -> value, without background and ignore."""
+    bodies = [body_of(case.target) for case in cases]
+    verdicts = []
+    for name, value in labels.items():
+        found = [i for i, case in enumerate(cases) if (case.labels == value).sum() >= FEWEST_VOXELS]
+        if not found:
+            continue
+        chosen, body = [cases[i] for i in found], [bodies[i] for i in found]
+        target = _seen(chosen, body, value, "target")
+        source = _seen(chosen, body, value, "source") if all(c.source is not None for c in chosen) else None
+        place = _place_dice([case.labels == value for case in chosen])
+        expected = max(expected_dice(target.separability), place)
+        verdict = VISIBLE if expected >= VISIBLE_FROM else FAINT if expected >= FAINT_FROM else INVISIBLE
+        ml = float(np.mean([(c.labels == value).sum() * np.prod(c.spacing) / 1000 for c in chosen]))
+        verdicts.append(Verdict(name, value, len(chosen), ml, target, source, place, expected, verdict, ADVICE[verdict]))
+    return verdicts
+
+
+def expected_dice(separability: float) -> float:
+    """The Dice that networks reached on phantoms of this separability."""
+    return float(np.interp(separability, SEPARABILITY, EXPECTED_DICE))
+
+
+def body_of(image: np.ndarray) -> np.ndarray:
+    """Where there is an image: what differs from the value at its border, or everything where that has no one value."""
+    first = image[0]
+    corners = first[tuple(np.ix_(*[[0, -1]] * first.ndim))].ravel()
+    return first != corners[0] if np.ptp(corners) < 1e-6 else np.ones(first.shape, bool)
+
+
+def _seen(cases: Sequence[VisibilityCase], bodies: Sequence[np.ndarray], value: int, modality: str) -> Seen:
+    images = [getattr(case, modality) for case in cases]
+    channels = range(len(images[0]))
+    return max((_channel(cases, bodies, [i[c] for i in images], value, c) for c in channels),
+               key=lambda seen: seen.separability)  # fmt: skip
+
+
+def _channel(
+    cases: Sequence[VisibilityCase], bodies: Sequence[np.ndarray], images: Sequence[np.ndarray], value: int, channel: int
+) -> Seen:
+    cnr, edges, samples = [], [], []
+    for number, (case, body, image) in enumerate(zip(cases, bodies, images, strict=True)):
+        mask = (case.labels == value) & body
+        ring = ring_around(mask, body, case.spacing)
+        cnr.append(contrast_to_noise(image, mask, ring))
+        edges.append(edge_share(image, mask, ring))
+        samples.append(_sample(local_features(image, body, case.spacing), mask, ring, number))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a mean of nothing is NaN, which is what is meant
+        return Seen(float(np.nanmean(cnr)), separability(samples, slice(0, 1)), separability(samples, slice(None)),
+                    float(np.nanmean(edges)), channel)  # fmt: skip
+
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _sample(features: np.ndarray, mask: np.ndarray, ring: np.ndarray, seed: int) -> Sample:
+    """As many voxels of the structure as of its ring: features (N, F), whether inside (N,), slab of a case (N,)."""
+    generator = np.random.default_rng(seed)
+    inside, outside = (np.argwhere(where) for where in (mask, ring))
+    n = min(len(inside), len(outside), VOXELS_PER_CASE)
+    chosen = np.concatenate([generator.choice(places, n, replace=False) for places in (inside, outside)])
+    truth = np.repeat([True, False], n)
+    along = chosen[:, np.argmax(np.ptp(chosen, 0))] if n else np.zeros(0)
+    slabs = np.searchsorted(np.quantile(along, [0.25, 0.5, 0.75]), along) if n else np.zeros(0, int)
+    return features[tuple(chosen.T)], truth, slabs
+
+
+def separability(samples: Sequence[Sample], features: slice) -> float:
+    """Area under the ROC curve, structure against ring, of cases (slabs, if there is one case) held out in turn.
+
+    A classifier is fitted to the others and ranks the voxels of the one held out; 0.5 is chance.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score
+
+    usable = [s for s in samples if len(s[1])]
+    if not usable:
+        return 0.5
+    x = np.concatenate([s[0][:, features] for s in usable])
+    y = np.concatenate([s[1] for s in usable])
+    case = np.concatenate([np.full(len(s[1]), i) for i, s in enumerate(usable)])
+    group = case % FOLDS if len(usable) > 1 else usable[0][2]
+    scores = []
+    for held_out in np.unique(group):
+        test = group == held_out
+        if len(np.unique(y[~test])) < 2:
+            continue
+        model = HistGradientBoostingClassifier(
+            max_iter=40, max_leaf_nodes=8, min_samples_leaf=40, early_stopping=False, random_state=0
+        )
+        score = model.fit(x[~test], y[~test]).predict_proba(x[test])[:, 1]
+        for one in np.unique(case[test]):
+            here = case[test] == one
+            if len(np.unique(y[test][here])) == 2:
+                scores.append(roc_auc_score(y[test][here], score[here]))
+    return max(0.5, float(np.mean(scores))) if scores else 0.5
+
+
+def _place_dice(masks: Sequence[np.ndarray]) -> float:
+    """Mean Dice of every mask with where most others are; 0 where cases share no grid or there is one case."""
+    if len(masks) < 3 or len({mask.shape for mask in masks}) > 1:
+        return 0.0
+    total = np.sum(masks, 0)
+    scores = []
+    for mask in masks:
+        usual = (total - mask) * 2 >= len(masks) - 1
+        scores.append(2 * float((usual & mask).sum()) / max(1, int(usual.sum()) + int(mask.sum())))
+    return float(np.mean(scores))
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _no_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
