@@ -178,8 +178,26 @@ class DeepAtlasSettings:
 class SourceSettings:
     """The labelled data set of another modality."""
 
-    dataset: str = setting(doc="id or name of the labelled raw data set")
+    dataset: str = setting(doc="id or name of the labelled data set, preprocessed with the same planner")
     pairing: str = setting("unpaired", choices=("paired", "unpaired"), doc="whether cases of one name show one patient")
+
+
+@dataclass(frozen=True)
+class CrossModalSettings:
+    """How labels cross from one modality to another."""
+
+    mode: str = setting(
+        "sequential", choices=("sequential", "unified"), doc="registration rests once segmentation begins, or learns on"
+    )
+    network: str = setting("mscgunet", choices=("unet", "mscgunet"), doc="the registration network")
+    similarity: str = setting("mind", choices=("mind", "nmi", "ncc", "lncc", "mse"), doc="of source and target")
+    alone: float = setting(0.4, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
+    half: float = setting(0.5, low=0.0, doc="weight of similarity and overlap at half resolution")
+    consistency: float = setting(0.1, low=0.0, doc="weight of the inverse consistency of both directions")
+    sources: int = setting(5, low=1, doc="source images whose labels are fused on a target; one where they are paired")
+    trusted: float = setting(0.7, low=0.0, high=1.0, doc="least agreement of the sources, else the ignore label")
+    doubtful: float = setting(0.02, low=0.0, high=0.9, doc="share of voxels, least similar of all, that are ignored")
+    refreshes: int = setting(2, low=0, doc="times that labels are carried anew while both learn (unified)")
 
 
 @dataclass(frozen=True)
@@ -199,6 +217,7 @@ class Settings:
     senior: SeniorSettings = setting(factory=SeniorSettings)
     registration: RegistrationSettings = setting(factory=RegistrationSettings)
     deepatlas: DeepAtlasSettings = setting(factory=DeepAtlasSettings)
+    crossmodal: CrossModalSettings = setting(factory=CrossModalSettings)
     source: SourceSettings | None = setting(None)
 
     def cases(self, *roles: str) -> list[str]:
@@ -242,6 +261,7 @@ __all__ = [
     "PSEUDO",
     "ROLES",
     "UNLABELLED",
+    "CrossModalSettings",
     "DeepAtlasSettings",
     "DonorSettings",
     "Intensity",

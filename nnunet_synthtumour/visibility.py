@@ -103,7 +103,9 @@ def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> li
         expected = max(expected_dice(target.separability), place)
         verdict = VISIBLE if expected >= VISIBLE_FROM else FAINT if expected >= FAINT_FROM else INVISIBLE
         ml = float(np.mean([(c.labels == value).sum() * np.prod(c.spacing) / 1000 for c in chosen]))
-        verdicts.append(Verdict(name, value, len(chosen), ml, target, source, place, expected, verdict, ADVICE[verdict]))
+        verdicts.append(
+            Verdict(name, value, len(chosen), ml, target, source, place, expected, verdict, ADVICE[verdict])
+        )
     return verdicts
 
 
@@ -127,7 +129,11 @@ def _seen(cases: Sequence[VisibilityCase], bodies: Sequence[np.ndarray], value: 
 
 
 def _channel(
-    cases: Sequence[VisibilityCase], bodies: Sequence[np.ndarray], images: Sequence[np.ndarray], value: int, channel: int
+    cases: Sequence[VisibilityCase],
+    bodies: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
+    value: int,
+    channel: int,
 ) -> Seen:
     cnr, edges, samples = [], [], []
     for number, (case, body, image) in enumerate(zip(cases, bodies, images, strict=True)):

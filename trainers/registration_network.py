@@ -30,12 +30,16 @@ class RegistrationLearner:
         rank: int | None = None,
     ) -> None:
         self.settings = settings
+        arch_kwargs = dict(configuration.network_arch_init_kwargs)
+        # a U-Net of three stages has no coarser second output than that of level 0
+        shallow = settings.network == "mscgunet" and int(arch_kwargs["n_stages"]) < 4
         self.architecture = Architecture(
             network=settings.network,
             network_class_name=configuration.network_arch_class_name,
-            arch_kwargs=dict(configuration.network_arch_init_kwargs),
+            arch_kwargs=arch_kwargs,
             kw_requires_import=list(configuration.network_arch_init_kwargs_req_import),
             image_channels=image_channels,
+            options={"velocity_level": 0} if shallow else {},
             spacing=tuple(float(s) for s in configuration.spacing),
             patch_size=tuple(int(n) for n in configuration.patch_size),
         )

@@ -3,6 +3,7 @@
 TRAINERS = {
     "SynthTumourTrainer": "nnunet_synthtumour.trainers.synthtumour_trainer",
     "DeepAtlasTrainer": "nnunet_synthtumour.trainers.deepatlas_trainer",
+    "CrossModalTrainer": "nnunet_synthtumour.trainers.crossmodal_trainer",
     "SynthTumourSeniorTrainer": "nnunet_synthtumour.trainers.senior_trainer",
 }
 

@@ -1,0 +1,143 @@
+"""Labels cross from one data set to another, a segmenter learns from them, and a killed training goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.trainers.carried_labels import fuse, to_case, trusted
+from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, paired_or_drawn
+from nnunet_synthtumour.trainers.crossmodal_trainer import SEGMENTATION, TOGETHER, CrossModalTrainer
+from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE
+from nnunet_synthtumour.trainers.whole_grids import Grid, on_grid
+from tests.toy_dataset import IGNORE, NAME, make_trainer
+
+TARGETS = dict.fromkeys([f"case_{i:03d}" for i in range(4)], "unlabelled")
+
+
+@pytest.fixture
+def two(toy: Path) -> Path:
+    """The toy data set as the target, and its labelled cases once more as a data set of their own: the source."""
+    source = toy / "nnUNet_preprocessed" / "Dataset002_Source"
+    if not source.exists():
+        shutil.copytree(source.with_name(NAME), source)
+        file = source / "dataset.json"
+        dataset_json = json.loads(file.read_text(encoding="utf-8"))
+        dataset_json["synthtumour"]["roles"] = {"case_006": "labelled", "case_007": "labelled"}
+        file.write_text(json.dumps(dataset_json), encoding="utf-8")
+    return toy
+
+
+def trainer_of(two: Path, resume: bool = False, epochs: int = 2, **crossmodal: Any) -> CrossModalTrainer:
+    settings = {
+        "roles": TARGETS,
+        "source": {"dataset": "2"},
+        "training": {"epochs": epochs, "iterations": 2, "seed": 1},
+        "crossmodal": {"alone": 0.5, "network": "unet", **crossmodal},
+    }
+    # a block that names its roles replaces the toy's
+    trainer = make_trainer(two, CrossModalTrainer, fold="all", resume=resume, **settings)
+    trainer.num_val_iterations_per_epoch = 1
+    return trainer
+
+
+def test_labels_are_carried_once_and_segmentation_learns_from_them(two: Path) -> None:
+    trainer = trainer_of(two)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder)
+    report = json.loads((folder / "carried_labels" / "carried_labels.json").read_text(encoding="utf-8"))
+    assert {case["case"] for case in report["cases"]} == set(TARGETS) and report["epoch"] == 1
+    assert all(case["sources"] == ["case_006", "case_007"] for case in report["cases"])
+    assert all(case["labels"]["tumour"]["ml"] > 0 for case in report["cases"])
+    assert (folder / "carried_labels" / "report.html").stat().st_size > 10_000
+    seg = np.load(folder / "carried_labels" / "case_000_seg.npy")
+    assert {1, IGNORE} <= set(np.unique(seg)) <= {-1, 0, 1, IGNORE}
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert np.isfinite(log["similarity_loss"][0]) and np.isnan(log["similarity_loss"][1])
+    assert np.isnan(log["train_losses"][0]) and np.isfinite(log["train_losses"][1])
+    summary = json.loads((folder / "validation" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["foreground_mean"]["n_ref"] > 0
+    assert "Visibility of tumour: " in next(folder.glob("training_log*")).read_text(encoding="utf-8")
+    for name in ("checkpoint_best.pth", "registration.pth", "progress.png"):
+        assert (folder / name).is_file(), name
+
+
+def test_a_resumed_training_keeps_both_networks_and_the_labels(two: Path) -> None:
+    first = trainer_of(two)
+    first.run_training()
+    folder = Path(first.output_folder)
+    labels = (folder / "carried_labels" / "case_001_seg.npy").stat().st_mtime_ns
+    resumed = trainer_of(two, resume=True, epochs=3, alone=0.34)
+    resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    for one, other in ((first.network, resumed.network), (first.registration.bare, resumed.registration.bare)):
+        pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    resumed.run_training()
+    assert resumed.current_epoch == 3
+    assert (folder / "carried_labels" / "case_001_seg.npy").stat().st_mtime_ns == labels
+
+
+def test_both_learn_and_labels_are_refreshed(two: Path) -> None:
+    trainer = trainer_of(two, epochs=3, mode="unified", alone=0.34, refreshes=1)
+    assert [trainer.stage(e) for e in range(3)] == [ALONE, TOGETHER, TOGETHER]
+    assert trainer.refresh_epochs() == {1, 2}
+    trainer.run_training()
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert np.isfinite(log["similarity_loss"]).all() and np.isfinite(log["train_losses"][1:]).all()
+    report = Path(trainer.output_folder) / "carried_labels" / "carried_labels.json"
+    assert json.loads(report.read_text(encoding="utf-8"))["epoch"] == 2
+
+
+def test_the_graph_network_trains(two: Path) -> None:
+    trainer = trainer_of(two, network="mscgunet", sources=1)
+    assert [trainer.stage(e) for e in range(2)] == [ALONE, SEGMENTATION]
+    trainer.run_training()
+    assert (Path(trainer.output_folder) / "checkpoint_final.pth").is_file()
+
+
+def test_what_it_cannot_do_is_said_at_once(two: Path) -> None:
+    with pytest.raises(Unsupported, match="slices"):
+        make_trainer(two, CrossModalTrainer, "2d", roles=TARGETS, source={"dataset": "2"})
+    with pytest.raises(Refusal, match="does not say where labels come from"):
+        make_trainer(two, CrossModalTrainer, roles=TARGETS)
+    with pytest.raises(Refusal, match="has 0 data sets of that id"):
+        make_trainer(two, CrossModalTrainer, roles=TARGETS, source={"dataset": "77"})
+
+
+def test_votes_are_weighted_by_likeness_and_doubt_is_ignored() -> None:
+    one, other = torch.zeros(2, 4, 4, 4, dtype=torch.int16)
+    one[:2], other[:] = 1, 0
+    alike, unlike = torch.full((4, 4, 4), 0.01), torch.full((4, 4, 4), 0.2)
+    carried = fuse([one, other], [alike, unlike], 2)
+    assert (carried.labels == one).all() and (carried.agreement > 0.9).all()
+    even = fuse([one, other], [alike, alike], 2)
+    kept = trusted(even, 0.7, 0.0, 9)
+    assert (kept[:2] == 9).all() and (kept[2:] == 0).all()
+
+
+def test_labels_return_to_the_case_they_are_for() -> None:
+    generator = np.random.default_rng(0)
+    grid = Grid((12, 14, 16), (12, 14, 16))
+    properties = {
+        "shape_after_cropping_and_before_resampling": (8, 9, 10),
+        "bbox_used_for_cropping": [[2, 10], [3, 12], [1, 11]],
+    }
+    seg = generator.integers(0, 3, (1, 8, 9, 10)).astype(np.int16)
+    seg[0, :, 0] = -1
+    whole = on_grid(generator.normal(size=(1, 8, 9, 10)).astype(np.float32), seg, properties, grid)
+    assert (to_case(whole.seg[0].numpy(), seg, properties, grid) == seg).all()
+
+
+def test_sources_of_a_target() -> None:
+    assert paired_or_drawn("b", ["a", "b", "c"], True, 5, 0) == ["b"]
+    drawn = paired_or_drawn("b", ["a", "b", "c", "d"], False, 2, 0)
+    assert len(set(drawn)) == 2 and drawn == paired_or_drawn("b", ["a", "b", "c", "d"], False, 2, 0)
+    assert SOURCE + "a" != "a"
