@@ -50,6 +50,7 @@ class Task:
     seed: int
     channels: tuple[str, ...]
     intensities: bool
+    partners: dict[str, Path] | None = None  # case -> what it is aligned to, in place of one reference for all
 
 
 def finished(case: RawCase, out: Path) -> dict[str, Any] | None:
@@ -66,7 +67,10 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     done = finished(case, task.out)
     if done is not None:
         return done
-    reference, grid = read_image(task.reference), read_image(task.grid)
+    if task.partners is None:
+        reference, grid = read_image(task.reference), read_image(task.grid)
+    else:
+        reference = grid = read_image(task.partners[case.name])
     images = [read_image(file) for file in case.images]
     if images[0].GetDimension() != reference.GetDimension():
         raise UserError(

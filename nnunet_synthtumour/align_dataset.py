@@ -36,6 +36,7 @@ class AlignOptions:
     kind: str = "affine"
     cross_modality: bool = False
     spacing: float | None = None
+    onto: str | None = None
     seed: int = 0
     processes: int = 1
 
@@ -66,10 +67,12 @@ def align_dataset(options: AlignOptions) -> Aligned:
         "kind": options.kind,
         "cross_modality": options.cross_modality,
         "spacing": options.spacing,
+        "onto": options.onto,
         "seed": options.seed,
     }
+    partners = _partners(options, cases)
     work = _work_folder(target, asked)
-    name = _reference(work, cases, options)
+    name = options.onto if options.onto is not None else _reference(work, cases, options)
     block = dataset_json.get(BLOCK) or {}
     task = Task(
         out=work,
@@ -82,6 +85,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
         seed=options.seed,
         channels=tuple(dataset_json["channel_names"].values()),
         intensities=bool(block.get("intensities")),
+        partners=partners,
     )
     kept = sum(finished(case, work) is not None for case in cases)
     records = parallel(partial(align_case, task=task), cases, options.processes, "aligning")
@@ -133,6 +137,22 @@ def _cases(source: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
         unknown = 0 if roles.get(name) in (HEALTHY, UNLABELLED) else dataset_json["labels"].get("ignore", 0)
         cases.append(RawCase(name, tuple(images), label if label.is_file() else None, int(unknown)))
     return cases
+
+
+def _partners(options: AlignOptions, cases: Sequence[RawCase]) -> dict[str, Path] | None:
+    """First channel of the case of the same name in another data set."""
+    if options.onto is None:
+        return None
+    if options.spacing is not None or options.reference != AUTO:
+        raise UserError("--onto takes reference and grid from the other data set; leave out --reference and --spacing.")
+    dataset_json, file = read_dataset_json(_source(options.onto))
+    there = {case.name: case.images[0] for case in _cases(file.parent.resolve(), dataset_json)}
+    alone = [case.name for case in cases if case.name not in there]
+    if alone:
+        raise UserError(
+            f"{len(alone)} cases have no case of the same name in {file.parent} ({alone[0]}, for one); rename or remove them."
+        )
+    return {case.name: there[case.name] for case in cases}
 
 
 def _absolute(source: Path, file: str) -> Path:

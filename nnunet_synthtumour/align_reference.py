@@ -33,9 +33,13 @@ def reference_image(
     """What it is called and the image itself, from the first channel of every case."""
     if choice in images:
         return choice, read_image(images[choice])
+    if Path(choice).is_file():
+        return choice, read_image(Path(choice))
     if choice not in (AUTO, TEMPLATE):
         known = ", ".join(list(images)[:5]) + (", ..." if len(images) > 5 else "")
-        raise UserError(f"--reference {choice} is not a case of the data set ({known}), nor 'auto' or 'template'.")
+        raise UserError(
+            f"--reference {choice} is not a case of the data set ({known}), nor a file, 'auto' or 'template'."
+        )
     typical = _most_typical(images, cross, processes)
     if choice == AUTO:
         return typical, read_image(images[typical])

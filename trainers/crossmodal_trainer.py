@@ -20,7 +20,7 @@ from torch import Tensor, autocast
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import resize, warp
-from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS, normalised
+from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS, InstanceSettings, normalised, optimise
 from nnunet_synthtumour.registration.regularity import inverse_consistency
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
 from nnunet_synthtumour.trainers.carried_labels import (
@@ -242,11 +242,25 @@ class CrossModalTrainer(DeepAtlasTrainer):
         for source in sources:
             whole = self.pairs_of[source]
             moving = normalised(whole.image[None]).to(self.device)
-            u, _ = self.registration.register(moving, fixed)
+            u = self._refined(moving, fixed)
             seg = whole.seg[None].clamp(min=0).float().to(self.device)
             labels.append(warp(seg, u, "nearest")[0, 0].short().cpu())
             differences.append(unlikeness(warp(moving, u), fixed)[0, 0].cpu())
         return fuse(labels, differences, self.classes)
+
+    def _refined(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """The network's displacement, fitted to this very pair for some iterations."""
+        assert self.registration is not None
+        settings = self.settings.registration
+        if not self.settings.crossmodal.refine:
+            return self.registration.register(moving, fixed)[0]
+        wanted = InstanceSettings(
+            similarity=settings.similarity, iterations=self.settings.crossmodal.refine, levels=(1,),
+            regularity=settings.regularity_kind,
+            regularity_weight=settings.regularity * REGULARITY_WEIGHTS[settings.similarity],
+        )  # fmt: skip
+        velocity = self.registration.velocity(moving, fixed)
+        return optimise(moving, fixed, wanted, self.configuration_manager.spacing, initial=velocity).displacement
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         stage = self.stage(self.current_epoch)

@@ -88,6 +88,14 @@ class RegistrationLearner:
         self.network.train()
         return both
 
+    def velocity(self, moving: Tensor, fixed: Tensor) -> Tensor:
+        """The finest velocity, for use, not for training."""
+        self.network.eval()
+        with torch.no_grad():
+            velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
+        self.network.train()
+        return velocities[0]
+
     @property
     def _net(self) -> Any:
         return self.bare

@@ -18,8 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference",
         default="auto",
-        metavar="CASE|auto|template",
-        help="what is aligned to: a case, the most typical case, or a mean of all (default: auto)",
+        metavar="CASE|FILE|auto|template",
+        help="what is aligned to: a case, an image file, the most typical case, or a mean of all (default: auto)",
+    )
+    parser.add_argument(
+        "--onto", metavar="DATASET", help="align every case to the case of the same name in another raw data set"
     )
     parser.add_argument("--kind", choices=("rigid", "affine"), default="affine", help="default: affine")
     parser.add_argument(
@@ -44,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
             kind=args.kind,
             cross_modality=args.cross_modality,
             spacing=args.spacing,
+            onto=args.onto,
             processes=args.np or min(8, os.cpu_count() or 1),
         )
     )

@@ -127,6 +127,26 @@ def test_finished_cases_are_kept_and_vanished_ones_forgotten(
     assert unchanged.stat().st_mtime_ns == times[unchanged]
 
 
+def test_every_case_goes_onto_its_partner(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=3)
+    partners = source.with_name("Dataset012_Other")
+    (partners / "imagesTr").mkdir(parents=True)
+    for name, degrees in (("c0", 5.0), ("c1", -6.0)):
+        image = moved(drawn(3, inverted=True), rigid(drawn(3), degrees, 4.0), padding=3)
+        sitk.WriteImage(image, str(partners / "imagesTr" / f"{name}_0000.nii.gz"))
+    (partners / "dataset.json").write_text((source / "dataset.json").read_text(encoding="utf-8"), encoding="utf-8")
+    assert align("--onto", "12", "--cross-modality") == 2
+    assert "1 cases have no case of the same name" in capsys.readouterr().err
+    for sub, name in (("imagesTr", "c2_0000.nii.gz"), ("labelsTr", "c2.nii.gz")):
+        (source / sub / name).unlink()
+    assert align("--onto", "12", "--cross-modality", "--kind", "rigid") == 0
+    for name in ("c0", "c1"):
+        partner = sitk.ReadImage(str(partners / "imagesTr" / f"{name}_0000.nii.gz"))
+        found = sitk.ReadImage(str(source.with_name(TARGET) / "imagesTr" / f"{name}_0000.nii.gz"))
+        assert found.GetSize() == partner.GetSize() and found.GetOrigin() == partner.GetOrigin()
+        assert dice(sitk.GetArrayFromImage(found) > 10, sitk.GetArrayFromImage(partner) > 10) > 0.9
+
+
 @pytest.mark.parametrize("reference", ["auto", "template"])
 def test_a_reference_is_found(nnunet_folders: dict[str, Path], reference: str) -> None:
     source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2)
