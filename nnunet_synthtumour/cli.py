@@ -26,6 +26,7 @@ COMMANDS = {
     "presets": "list the lesion presets",
     "grow": "grow synthetic lesions in whole images and write them to files",
     "preview": "draw what training would see, as a picture and an HTML page",
+    "visibility": "can a modality show what is to be segmented in it? ask before labels are carried over",
     "align": "put every case of a raw data set on one grid",
     "register": "register two images: affine, then diffeomorphic",
 }

@@ -1,0 +1,155 @@
+"""Cases for the visibility report, from raw data sets: targets, and labels of their own or brought over from a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, raw_files, read_dataset_json
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.registration.fields import warp
+from nnunet_synthtumour.registration.instance import InstanceSettings, normalised, optimise
+from nnunet_synthtumour.settings import LABELLED, settings_of
+from nnunet_synthtumour.visibility import VisibilityCase
+
+ITERATIONS = 30
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is compared: the target data set and where labels come from (a folder, or a source data set)."""
+
+    target: str
+    labels: Path | None = None
+    source: str | None = None
+    cases: int = 8
+    register: bool = True
+
+
+def read_cases(given: Given) -> tuple[list[VisibilityCase], dict[str, int], str]:
+    """Cases, label names, and a sentence on where the labels are from."""
+    dataset_json, file = read_dataset_json(given.target)
+    folder = file.parent
+    settings = settings_of(dataset_json)
+    names = {
+        k: int(v) for k, v in dataset_json["labels"].items() if k not in ("background", "ignore") and isinstance(v, int)
+    }
+    if not names:
+        raise UserError(f"{file} declares no plain label; visibility is measured per label, not per region.")
+    everyone = _names(folder, dataset_json)
+    if given.labels is not None:
+        ending = dataset_json["file_ending"]
+        files = {case: given.labels / f"{case}{ending}" for case in everyone}
+        files = {case: label for case, label in files.items() if label.is_file()}
+        if not files:
+            raise UserError(
+                f"{given.labels} has no label map named like a case of {folder}, such as {everyone[0]}{ending}."
+            )
+        return (
+            [_own(folder, dataset_json, c, f) for c, f in _some(files, given.cases)],
+            names,
+            f"labels: {given.labels}",
+        )
+    own = {case: raw_files(folder, dataset_json, case)[1] for case in settings.cases(LABELLED)}
+    if own:
+        return [_own(folder, dataset_json, c, f) for c, f in _some(own, given.cases)], names, "labels: the target's own"
+    source = given.source or (settings.source.dataset if settings.source else None)
+    if source is None:
+        raise UserError(
+            f"{folder.name} has no labelled case; give --labels FOLDER, or --source DATASET of the labelled modality."
+        )
+    return _carried(given, folder, dataset_json, names, source)
+
+
+def _carried(
+    given: Given, folder: Path, dataset_json: dict[str, Any], names: dict[str, int], source: str
+) -> tuple[list[VisibilityCase], dict[str, int], str]:
+    nnunet_folder(RAW)
+    source_json, file = read_dataset_json(source)
+    theirs = {int(v): names[k] for k, v in source_json["labels"].items() if k in names and isinstance(v, int)}
+    if not theirs:
+        raise UserError(
+            f"{file.parent} has none of the labels {', '.join(names)}; use the same names in both data sets."
+        )
+    sources, targets = _names(file.parent, source_json), _names(folder, dataset_json)
+    paired = sorted(set(sources) & set(targets))
+    pairs = {c: c for c in paired} or {c: sources[i % len(sources)] for i, c in enumerate(targets)}
+    cases = []
+    for target, name in _some(pairs, given.cases):
+        images, _ = raw_files(folder, dataset_json, target)
+        moving, label = raw_files(file.parent, source_json, name)
+        cases.append(_brought(target, images, moving[0], label, theirs, given.register))
+    how = "registered" if given.register else "as they lie"
+    which = "of the same patients" if paired else "of other patients"
+    return cases, names, f"labels: {file.parent.name}, {which}, {how}"
+
+
+def _brought(
+    name: str, images: tuple[Path, ...], moving_file: Path, label_file: Path, values: dict[int, int], register: bool
+) -> VisibilityCase:
+    fixed = [_read(file) for file in images]
+    moving, label = (
+        sitk.Resample(_read(file), fixed[0], sitk.Transform(3, sitk.sitkIdentity), interpolator, 0.0)
+        for file, interpolator in ((moving_file, sitk.sitkLinear), (label_file, sitk.sitkNearestNeighbor))
+    )
+    there, given = _array(moving), _array(label)
+    seg = np.zeros(given.shape, np.int16)
+    for value, to in values.items():
+        seg[np.rint(given) == value] = to
+    spacing = fixed[0].GetSpacing()[::-1]
+    target = np.stack([_array(image) for image in fixed])
+    if register:
+        one, other = (normalised(torch.from_numpy(a)[None, None]) for a in (there, target[0]))
+        settings = InstanceSettings(similarity="mind", iterations=ITERATIONS)
+        u = optimise(one, other, settings, spacing).displacement
+        there = warp(torch.from_numpy(there)[None, None], u)[0, 0].numpy()
+        seg = warp(torch.from_numpy(seg)[None, None].float(), u, "nearest")[0, 0].numpy().astype(np.int16)
+    return VisibilityCase(name, target, seg, spacing, there[None])
+
+
+def _own(folder: Path, dataset_json: dict[str, Any], case: str, label: Path) -> VisibilityCase:
+    images = [_read(file) for file in raw_files(folder, dataset_json, case)[0]]
+    labels = _read(label)
+    if labels.GetSize() != images[0].GetSize():
+        raise UserError(
+            f"{label} has {labels.GetSize()} voxels, its image {images[0].GetSize()}; they must share a grid."
+        )
+    values = np.rint(_array(labels)).astype(np.int16)
+    return VisibilityCase(case, np.stack([_array(i) for i in images]), values, images[0].GetSpacing()[::-1])
+
+
+def _names(folder: Path, dataset_json: dict[str, Any]) -> list[str]:
+    if "dataset" in dataset_json:
+        return sorted(dataset_json["dataset"])
+    first = f"_0000{dataset_json['file_ending']}"
+    found = sorted(f.name[: -len(first)] for f in (folder / "imagesTr").glob(f"*{first}") if f.name[0] != ".")
+    if not found:
+        raise UserError(f"There are no images *{first} in {folder / 'imagesTr'}; is this a raw nnU-Net data set?")
+    return found
+
+
+def _some(cases: dict[str, Any], n: int) -> list[tuple[str, Any]]:
+    """At most `n`, spread over the sorted names."""
+    order = sorted(cases)
+    chosen = np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int))
+    return [(order[i], cases[order[i]]) for i in chosen]
+
+
+def _read(file: Path) -> sitk.Image:
+    try:
+        image = sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        raise UserError(f"{file} cannot be read as an image; replace it.") from error
+    if image.GetDimension() != 3:
+        raise UserError(f"{file} is {image.GetDimension()}D, but visibility is measured in volumes.")
+    return sitk.Cast(image, sitk.sitkFloat32)
+
+
+def _array(image: sitk.Image) -> np.ndarray:
+    found: np.ndarray = np.nan_to_num(sitk.GetArrayFromImage(image).astype(np.float32))
+    return found

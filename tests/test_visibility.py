@@ -1,0 +1,115 @@
+"""What a structure's visibility is measured to be, on images whose visibility is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.visibility import INVISIBLE, VISIBLE, VisibilityCase, body_of, visibility
+from nnunet_synthtumour.visibility_features import contrast_to_noise, edge_share, ring_around
+
+SHAPE = (24, 26, 22)
+
+
+def ball(centre: tuple[float, ...], radius: float) -> np.ndarray:
+    grid = np.indices(SHAPE)
+    return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < radius**2
+
+
+def case(contrast: float, seed: int, texture: float = 0.0) -> VisibilityCase:
+    """A noisy head with a ball that is `contrast` deviations brighter, or noisier by a factor."""
+    generator = np.random.default_rng(seed)
+    mask = ball(tuple(generator.uniform(6.5, 16, 3)), 3.8)
+    head = ball((11.5, 12.5, 10.5), 10.5)
+    image = 10 + generator.normal(size=SHAPE) * (1 + texture * mask) + contrast * mask
+    return VisibilityCase(f"c{seed}", np.where(head, image, 0)[None].astype(np.float32), (mask & head).astype(np.int16),
+                          (2.0, 2.0, 2.0))  # fmt: skip
+
+
+def verdict(contrast: float, texture: float = 0.0):
+    return visibility([case(contrast, seed, texture) for seed in range(4)], {"ball": 1})[0]
+
+
+def test_verdicts_follow_contrast() -> None:
+    found = [verdict(contrast) for contrast in (5.0, 1.5, 0.0)]
+    assert found[0].verdict == VISIBLE and found[2].verdict == INVISIBLE
+    assert found[0].expected_dice > found[1].expected_dice > found[2].expected_dice
+    assert found[0].target.auc_intensity > 0.98 and found[2].target.separability < 0.6
+    assert found[0].target.edge_share > 0.5 > 0.1 > found[2].target.edge_share
+    assert "not visible" in found[2].sentence() and "Do not train" in found[2].sentence()
+
+
+def test_texture_alone_can_be_seen() -> None:
+    found = verdict(0.0, texture=3.0)
+    assert found.target.auc_texture > 0.9 and found.target.auc_texture > found.target.auc_intensity + 0.1
+    assert found.target.cnr < 0.3
+
+
+def test_a_structure_that_no_case_has_gets_no_verdict() -> None:
+    assert visibility([case(3.0, 0)], {"nothing": 7}) == []
+
+
+def test_features_have_known_values() -> None:
+    mask = ball((11, 12, 10), 5)
+    image = mask * 4.0 + np.random.default_rng(0).normal(size=SHAPE)
+    ring = ring_around(mask, np.ones(SHAPE, bool), (2.0, 2.0, 2.0))
+    assert not (ring & mask).any() and ring.any()
+    assert contrast_to_noise(image, mask, ring) == pytest.approx(4, abs=0.2)
+    assert edge_share(image, mask, ring) > 0.7 > 0.1 > edge_share(image - 4 * mask, mask, ring)
+    padded = np.zeros((1, *SHAPE))
+    padded[0, 4:-4, 4:-4, 4:-4] = 1
+    assert body_of(padded).sum() == 16 * 18 * 14
+
+
+def write(array: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((2.0, 2.0, 2.0))
+    sitk.WriteImage(image, str(file))
+
+
+def dataset(raw: Path, name: str, labelled: bool, contrast: float) -> Path:
+    folder = raw / name
+    for seed in range(3):
+        one = case(contrast, seed)
+        write(one.target[0], folder / "imagesTr" / f"c{seed}_0000.nii.gz")
+        write(
+            (one.labels if labelled else 2 * (one.target[0] != 0)).astype(np.uint8),
+            folder / "labelsTr" / f"c{seed}.nii.gz",
+        )
+    role = "labelled" if labelled else "unlabelled"
+    dataset_json = {
+        "channel_names": {"0": "MR"},
+        "labels": {"background": 0, "ball": 1, "ignore": 2},
+        "numTraining": 3,
+        "file_ending": ".nii.gz",
+        "synthtumour": {"roles": {f"c{seed}": role for seed in range(3)}},
+    }
+    (folder / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
+    return folder
+
+
+def test_the_command_judges_by_labels_of_the_source(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = nnunet_folders["nnUNet_raw"]
+    dataset(raw, "Dataset001_Target", False, 0.0)
+    dataset(raw, "Dataset002_Source", True, 5.0)
+    assert main(["visibility", "-d", "1", "-o", str(tmp_path / "out")]) == 2
+    assert "give --labels FOLDER, or --source" in capsys.readouterr().err
+    assert main(["visibility", "-d", "1", "--source", "2", "-o", str(tmp_path / "out"), "-n", "3"]) == 0
+    assert "ball: not visible in this modality" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))["verdicts"][0]
+    assert found["source"]["auc_intensity"] > 0.9 > 0.65 > found["target"]["auc_intensity"]
+    page = (tmp_path / "out" / "visibility.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64") == 1 and "Do not train on carried labels" in page
+
+    assert main(["visibility", "-d", "2", "-o", str(tmp_path / "own")]) == 0
+    assert "ball: visible in this modality" in capsys.readouterr().out
+    assert main(["visibility", "-d", "2", "--labels", str(tmp_path), "-o", str(tmp_path / "own")]) == 2
+    assert "no label map named like a case" in capsys.readouterr().err
