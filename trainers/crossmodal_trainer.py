@@ -55,6 +55,9 @@ class CrossModalTrainer(DeepAtlasTrainer):
     `self.labelled` are the sources and `self.unlabelled` the targets. docs/crossmodal.md lists what differs from nnU-Net.
     """
 
+    dataloader_train: Any
+    dataloader_val: Any
+
     def _refuse_what_cannot_work(self) -> None:
         name, settings = type(self).__name__, self.settings
         if self.is_cascaded:
@@ -255,8 +258,9 @@ class CrossModalTrainer(DeepAtlasTrainer):
         if not self.settings.crossmodal.refine:
             return self.registration.register(moving, fixed)[0]
         wanted = InstanceSettings(
-            similarity=settings.similarity, iterations=self.settings.crossmodal.refine, levels=(1,),
-            regularity=settings.regularity_kind,
+            similarity=settings.similarity,  # type: ignore[arg-type]
+            iterations=self.settings.crossmodal.refine, levels=(1,),
+            regularity=settings.regularity_kind,  # type: ignore[arg-type]
             regularity_weight=settings.regularity * REGULARITY_WEIGHTS[settings.similarity],
         )  # fmt: skip
         velocity = self.registration.velocity(moving, fixed)
@@ -286,7 +290,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
             manual_or_predicted(fixed, self.classes, predicted),
         )
         smooth = settings.regularity * REGULARITY_WEIGHTS[settings.similarity]
-        loss, terms = moving["match"].new_zeros(()) + extra, []
+        terms: list[Any] = []
+        loss = moving["match"].new_zeros(()) + extra
         for velocity in velocities:
             forward, backward = learner.displacements(velocity, moving["match"].shape[2:])
             found = registration_terms(moving, fixed, forward, backward, velocity, anatomies, settings.similarity,
@@ -308,7 +313,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         from nnunet_synthtumour.registration.instance import SIMILARITY
         from nnunet_synthtumour.registration.mind import mind_ssc
 
-        size = [max(8, n // 2) for n in moving["match"].shape[2:]]
+        size = tuple(max(8, n // 2) for n in moving["match"].shape[2:])
         m, f = (torch.nn.functional.interpolate(side["match"], size, mode="trilinear") for side in (moving, fixed))
         if self.settings.registration.similarity == "mind":
             m, f = (torch.cat([mind_ssc(c) for c in image.split(1, 1)], 1) for image in (m, f))

@@ -15,7 +15,6 @@ from nnunet_synthtumour.registration.instance import normalised
 from nnunet_synthtumour.registration.metrics import dice, folds_percent, overlap, sd_log_jacobian
 from nnunet_synthtumour.registration_picture import save_picture
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
-from nnunet_synthtumour.trainers.whole_grids import WholeCases
 
 EVERY_EPOCH, AT_THE_END = 6, 60
 
@@ -23,7 +22,7 @@ EVERY_EPOCH, AT_THE_END = 6, 60
 class PairValidation:
     """Ordered pairs of labelled cases, a seeded sample where there are many."""
 
-    def __init__(self, cases: WholeCases, labelled: list[str], classes: int, seed: int = 0) -> None:
+    def __init__(self, cases: Any, labelled: list[str], classes: int, seed: int = 0) -> None:
         self.cases, self.classes = cases, classes
         pairs = list(itertools.permutations(labelled, 2))
         order = np.random.default_rng(seed).permutation(len(pairs))
