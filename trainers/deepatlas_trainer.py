@@ -13,7 +13,6 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.helpers import dummy_context
@@ -24,6 +23,7 @@ from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
 from nnunet_synthtumour.registration.model_files import save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED, settings_of
+from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
 from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
 from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger
@@ -38,7 +38,7 @@ ALONE, TAUGHT, JOINT = "registration alone", "registration teaches", "both learn
 FEW_LABELS = 2  # up to here, the paper's order for one label: first registration, then segmentation, then both
 
 
-class DeepAtlasTrainer(nnUNetTrainer):
+class DeepAtlasTrainer(AveragingTrainer):
     """nnU-Net's trainer of labelled images, and beside it a registration network on pairs of all images.
 
     What differs from nnU-Net, and why, is listed in docs/deepatlas.md.
@@ -277,6 +277,7 @@ class DeepAtlasTrainer(nnUNetTrainer):
         self.logger.log("train_losses", means["loss"], self.current_epoch)
         for key in ("similarity", "regularity", "anatomy", "carried"):
             self.logger.log(f"{key}_loss", means[key], self.current_epoch)
+        self._use_average(True)
 
     def _gathered(self, mine: list[Any]) -> list[Any]:
         if not self.is_ddp:
