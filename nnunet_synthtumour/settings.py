@@ -72,7 +72,9 @@ class ValidationSettings:
         doc="paper: hard mask, texture kept; preset: another preset; noise: own lesions in noisier images; "
         "real: the labelled cases of the split",
     )
-    preset: str | None = setting(None, doc="the other preset, for shift 'preset'; its shapes and contrasts then also serve 'paper'")
+    preset: str | None = setting(
+        None, doc="the other preset, for shift 'preset'; its shapes and contrasts then also serve 'paper'"
+    )
     noise: Range = setting((0.1, 0.3), low=0.0, doc="standard deviation of the noise, for shift 'noise'")
     patches: int = setting(48, low=1, doc="number of fixed patches of each kind, shifted and in-distribution")
     affected: float = setting(0.5, low=0.0, high=1.0, doc="share of patches and of whole volumes that carry a lesion")

@@ -264,7 +264,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
             regularity_weight=settings.regularity * REGULARITY_WEIGHTS[settings.similarity],
         )  # fmt: skip
         velocity = self.registration.velocity(moving, fixed)
-        return optimise(moving, fixed, wanted, self.configuration_manager.spacing, initial=velocity).displacement
+        with torch.enable_grad():
+            return optimise(moving, fixed, wanted, self.configuration_manager.spacing, initial=velocity).displacement
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         stage = self.stage(self.current_epoch)
