@@ -120,7 +120,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
                 {"labelled-unlabelled": 1.0}, mirror_axes,
             )  # fmt: skip
             self.dataloader_pairs = self._start_pairs(loader)
-        if not is_complete(self.carried_folder):
+        # labels that an earlier training left in this folder are not this one's
+        if self.stage(self.current_epoch) == ALONE or not is_complete(self.carried_folder):
             return self.dataloader_pairs, itertools.repeat({})
         return self._target_loaders()
 

@@ -70,6 +70,15 @@ def test_labels_are_carried_once_and_segmentation_learns_from_them(two: Path) ->
         assert (folder / name).is_file(), name
 
 
+def test_a_new_training_does_not_take_the_labels_of_an_old_one(two: Path) -> None:
+    trainer = trainer_of(two)
+    folder = trainer.carried_folder
+    folder.mkdir(parents=True)
+    (folder / "carried_labels.json").write_text("{}", encoding="utf-8")
+    trainer.run_training()
+    assert len(json.loads((folder / "carried_labels.json").read_text(encoding="utf-8"))["cases"]) == len(TARGETS)
+
+
 def test_a_resumed_training_keeps_both_networks_and_the_labels(two: Path) -> None:
     first = trainer_of(two)
     first.run_training()
