@@ -34,7 +34,7 @@ def prepare(out: Path) -> None:
         subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
 
     command(
-        "synthtumour", "phantom", out / "phantoms", "--spacing", 1.1, "--healthy", 4, "--unlabelled", 0, "--test", 0
+        "synthtumour", "phantom", out / "phantoms", "--spacing", 1.1, "--healthy", 4, "--unlabelled", 1, "--test", 1
     )
     command("synthtumour", "prepare", "-d", 100, "-n", "Epochs", "--healthy", out / "phantoms" / "healthy", "--channel",
             "FLAIR", "--overwrite")  # fmt: skip

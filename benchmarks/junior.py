@@ -46,8 +46,11 @@ def command(*words: object) -> None:
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
 
 
-def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
-    """Phantoms of one seed as four data sets with one plan, in `folder`, to which nnU-Net's variables are set."""
+def prepare_data(folder: Path, seed: int, args: argparse.Namespace, with_unlabelled: bool = False) -> None:
+    """Phantoms of one seed as four data sets with one plan, in `folder`, to which nnU-Net's variables are set.
+
+    `with_unlabelled` adds the patients, without their labels, to the healthy cases.
+    """
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(folder / variable)
         (folder / variable).mkdir(parents=True, exist_ok=True)
@@ -61,9 +64,9 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
             "--unlabelled", args.healthy, "--test", args.test)  # fmt: skip
     command("synthtumour", "grow", *sorted((phantoms / "healthy").glob("*.nii.gz")), "-o", grown, "-n", args.offline,
             "--seed", seed)  # fmt: skip
-    command(
-        "synthtumour", "prepare", "-d", 100, "-n", "Healthy", "--healthy", phantoms / "healthy", "--channel", "FLAIR"
-    )
+    beside = ["--unlabelled", phantoms / "unlabelled"] if with_unlabelled else []
+    command("synthtumour", "prepare", "-d", 100, "-n", "Healthy", "--healthy", phantoms / "healthy", "--channel", "FLAIR",
+            *beside)  # fmt: skip
     for name, images, labels in (
         (OFFLINE, grown / "imagesTr", grown / "labelsTr"),
         (SUPERVISED, phantoms / "unlabelled", phantoms / "truth" / "unlabelled"),
