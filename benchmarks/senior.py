@@ -91,8 +91,8 @@ def main() -> None:
             file = folder / f"{arm}.json"
             if not file.exists():
                 if arm not in ("junior", "supervised") and not (folder / "labelled").exists():
-                    command("synthtumour", "pseudolabel", "-d", 100, "-o", 110, "-n", SENIOR[11:], "-c", CONFIGURATION, "-f", 0,
-                            "-p", PLANS, "-device", args.device)  # fmt: skip
+                    command("synthtumour", "pseudolabel", "-d", 100, "-o", 110, "-n", SENIOR[11:], "-c", CONFIGURATION,
+                            "-f", 0, "-p", PLANS, "-device", args.device)  # fmt: skip
                     (folder / "labelled").touch()
                 file.write_text(json.dumps(trained(arm, folder, seed, args)), encoding="utf-8")
             results[arm].append(json.loads(file.read_text(encoding="utf-8")))
