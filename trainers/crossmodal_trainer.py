@@ -253,20 +253,22 @@ class CrossModalTrainer(DeepAtlasTrainer):
         return fuse(labels, differences, self.classes)
 
     def _refined(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """The network's displacement, fitted to this very pair for some iterations."""
+        """The network's displacement, fitted to this very pair; from scratch where that fits better."""
         assert self.registration is not None
         settings = self.settings.registration
         if not self.settings.crossmodal.refine:
             return self.registration.register(moving, fixed)[0]
         wanted = InstanceSettings(
             similarity=settings.similarity,  # type: ignore[arg-type]
-            iterations=self.settings.crossmodal.refine, levels=(1,),
+            iterations=self.settings.crossmodal.refine,
             regularity=settings.regularity_kind,  # type: ignore[arg-type]
             regularity_weight=settings.regularity * REGULARITY_WEIGHTS[settings.similarity],
-        )  # fmt: skip
-        velocity = self.registration.velocity(moving, fixed)
-        with torch.enable_grad():
-            return optimise(moving, fixed, wanted, self.configuration_manager.spacing, initial=velocity).displacement
+        )
+        learnt = self.registration.velocity(moving, fixed)
+        spacing = self.configuration_manager.spacing
+        with torch.enable_grad():  # nnU-Net predicts without
+            fits = [optimise(moving, fixed, wanted, spacing, initial=start) for start in (learnt, None)]
+        return min(fits, key=lambda fit: fit.history[-1]).displacement
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         stage = self.stage(self.current_epoch)
