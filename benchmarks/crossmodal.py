@@ -161,7 +161,8 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     epochs = segmentation if arm == "bound" else args.epochs
     if arm != "bound":
         dataset_json = with_settings(dataset_json, {
-            "source": {"dataset": ALIGNED, "pairing": "paired"}, "crossmodal": {"similarity": arm.split()[-1], "alone": ALONE},
+            "source": {"dataset": ALIGNED, "pairing": "paired"},
+            "crossmodal": {"similarity": arm.split()[-1], "alone": ALONE},
             "training": {"epochs": epochs, "iterations": args.iterations, "seed": args.seed}})  # fmt: skip
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
