@@ -1,12 +1,14 @@
-"""nnU-Net's trainer with averaged weights, and a choice of the epoch that suits short trainings too."""
+"""What all our trainers share: settings, averaged weights, a choice of the epoch that suits short trainings too."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_synthtumour.settings import Settings
+from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_sgd import AveragedSGD, horizon_of
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
@@ -18,6 +20,24 @@ class AveragingTrainer(nnUNetTrainer):
     settings: Settings
     num_epochs: int
     num_iterations_per_epoch: int
+    initial_lr: float
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = settings_of(dataset_json)
+        training = self.settings.training
+        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or training.epochs or self.num_epochs)
+        self.num_iterations_per_epoch = int(
+            os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
+        )
+        self.initial_lr = training.initial_lr or self.initial_lr
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         optimizer, scheduler = super().configure_optimizers()

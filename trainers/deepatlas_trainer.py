@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
 from nnunet_synthtumour.registration.model_files import save_model
-from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED, settings_of
+from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
 from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
@@ -60,16 +59,9 @@ class DeepAtlasTrainer(AveragingTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.settings = settings_of(dataset_json)
         self.labelled = self.settings.cases(LABELLED, PSEUDO)
         self.unlabelled = self.settings.cases(UNLABELLED)
         self._refuse_what_cannot_work()
-        training = self.settings.training
-        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or training.epochs or self.num_epochs)
-        self.num_iterations_per_epoch = int(
-            os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
-        )
-        self.initial_lr = training.initial_lr or self.initial_lr
         self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, 10)
         self.logger.local_logger = RegistrationLogger(self.logger.local_logger.verbose)
         self.classes = len(self.label_manager.all_labels)

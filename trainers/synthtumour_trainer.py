@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO, settings_of
+from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.case_splits import Split, restrict, splits_by_role
 from nnunet_synthtumour.trainers.fixed_patches import (
@@ -68,15 +67,8 @@ class SynthTumourTrainer(AveragingTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.settings = settings_of(dataset_json)
         self.healthy = set(self.settings.cases(HEALTHY))
         self._refuse_what_cannot_work()
-        training = self.settings.training
-        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or training.epochs or self.num_epochs)
-        self.num_iterations_per_epoch = int(
-            os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
-        )
-        self.initial_lr = training.initial_lr or self.initial_lr
         self.logger.local_logger = CurvesLogger(
             " and ".join(self.CHOOSING), {key: kind for kind, key in self.BESIDE.items()},
             self.logger.local_logger.verbose,
