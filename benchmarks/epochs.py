@@ -34,7 +34,7 @@ def prepare(out: Path) -> None:
         subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
 
     command(
-        "synthtumour", "phantom", out / "phantoms", "--spacing", 1.1, "--healthy", 4, "--unlabelled", 1, "--test", 1
+        "synthtumour", "phantom", out / "phantoms", "--spacing", 1.5, "--healthy", 4, "--unlabelled", 1, "--test", 1
     )
     command("synthtumour", "prepare", "-d", 100, "-n", "Epochs", "--healthy", out / "phantoms" / "healthy", "--channel",
             "FLAIR", "--overwrite")  # fmt: skip
@@ -43,7 +43,7 @@ def prepare(out: Path) -> None:
     file = out / "nnUNet_preprocessed" / NAME / f"{PLANS}.json"
     plans = json.loads(file.read_text(encoding="utf-8"))
     plans["configurations"][LARGE] = {
-        "inherits_from": "3d_fullres", "data_identifier": f"{PLANS}_{LARGE}", "spacing": [1.1] * 3,
+        "inherits_from": "3d_fullres", "data_identifier": f"{PLANS}_{LARGE}", "spacing": [1.0] * 3,
         "patch_size": [128] * 3,
     }  # fmt: skip
     file.write_text(json.dumps(plans), encoding="utf-8")
