@@ -19,7 +19,7 @@ from nnunet_synthtumour.smoothing import block_sigma, gaussian
 
 LABEL_FROM = 0.1
 PAPER_MASK_SIGMA, PAPER_TISSUE_SIGMA = 1.0, 5.0  # voxels, as in the reference
-EDGE_AT_SURFACE = 0.3
+EDGE_AT_SURFACE = 0.42
 WIDEST = 1.0  # deviations of the edge's width that are let through
 PART_SOFTNESS = 0.5  # width of the edge of a nested part, in widths of the lesion's
 SPECK_MM, SPECK_RARITY = 4.0, 1.6
