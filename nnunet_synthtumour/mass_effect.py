@@ -13,6 +13,7 @@ from nnunet_synthtumour.shapes import Body
 
 FALL_OFF = 0.4  # of the push, in radii from the surface
 LEAST_VOXELS = 0.35  # a shorter push is not worth an interpolation
+FARTHEST = 20.0
 SLAB = 4  # planes at a time: little memory, and it stays in the cache
 
 
@@ -60,7 +61,8 @@ def _relative_mm(box: tuple[slice, ...], centre: Sequence[float], spacing: Seque
 def _amount(level: torch.Tensor, radius_mm: float, share: float) -> torch.Tensor:
     """Length of the push (mm) on blocks: it falls off faster inside, where the lesion replaces the tissue anyway."""
     fall_off = torch.where(level > 0, 0.5 * FALL_OFF, FALL_OFF).mul_(radius_mm)
-    amount = torch.exp(-((level / fall_off) ** 2)).mul_(share * radius_mm)
+    exponent = -((level / fall_off) ** 2).clamp_(max=FARTHEST)  # far away: nothing, but not so little that it is slow
+    amount = torch.exp(exponent).mul_(share * radius_mm)
     for axis, n in enumerate(level.shape):
         at = torch.arange(n, dtype=torch.float32)
         taper = (torch.minimum(at, n - 1 - at) / max(1.0, 0.15 * n)).clamp_(0, 1)

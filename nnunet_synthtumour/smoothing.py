@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 SLAB_BLOCKS = 4
+NEGLIGIBLE = 1e-8
 
 
 def gaussian(field: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
@@ -73,6 +74,7 @@ def _gaussian_matrix(n: int, sigma: float) -> torch.Tensor:
     """(n, n): row i averages with a Gaussian around i, weights summing to 1."""
     at = torch.arange(n, dtype=torch.float64)
     weights = torch.exp(-0.5 * ((at[None] - at[:, None]) / max(sigma, 1e-6)) ** 2)
+    weights[weights < NEGLIGIBLE] = 0  # products of numbers too small for a float's exponent take ten times as long
     return (weights / weights.sum(1, keepdim=True)).float()
 
 

@@ -18,13 +18,23 @@ class LesionLoader(HostPatchLoader):
     """Batches of augmented patches.
 
     `grow(case, sample)` puts a lesion into a healthy sample before nnU-Net's transforms, so that it is rotated, scaled,
-    blurred and cropped as part of the image.
+    blurred and cropped as part of the image. `outside_counts` says whether a transform asks for nnU-Net's -1 (outside of
+    the image); where none does it becomes background at once, as nnU-Net does later: rotating a patch costs an
+    interpolation per label.
     """
 
-    def __init__(self, *args: Any, grow: Callable[[str, Sample], Sample], host_centred: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        grow: Callable[[str, Sample], Sample],
+        host_centred: float,
+        outside_counts: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.grow = grow
         self.host_centred = host_centred
+        self.outside_counts = outside_counts
 
     def generate_train_batch(self) -> dict[str, Any]:
         cases = self.get_indices()
@@ -42,6 +52,8 @@ class LesionLoader(HostPatchLoader):
         sample: Sample = self.patch_at(case, in_host, oversample)
         if case in self.healthy:
             sample = self.grow(case, sample)
+        if not self.outside_counts:
+            sample["segmentation"].clamp_min_(0)
         return self.transforms(**sample) if self.transforms is not None else sample
 
 

@@ -143,7 +143,8 @@ class SynthTumourTrainer(AveragingTrainer):
             sampling_probabilities=sampling_probabilities(
                 dataset_tr.identifiers, self.healthy, self.labelled_share()),
             transforms=tr_transforms, probabilistic_oversampling=self.probabilistic_oversampling,
-            grow=self.growth_for_training(patch_size), host_centred=training.host_centred, **for_both,
+            grow=self.growth_for_training(patch_size), host_centred=training.host_centred,
+            outside_counts=any(self.configuration_manager.use_mask_for_norm), **for_both,
         )  # fmt: skip
         workers = get_allowed_n_proc_DA()
         val_workers = max(1, workers // 2) if workers else 0
