@@ -16,8 +16,8 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.align_case import RECORDS, SUBFOLDERS, RawCase, Task, align_case, finished, write_whole
 from nnunet_synthtumour.align_checks import warnings_of
-from nnunet_synthtumour.align_parallel import parallel
 from nnunet_synthtumour.align_reference import AUTO, on_spacing, read_image, reference_image
+from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, read_dataset_json
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, UNLABELLED, settings_of
@@ -88,7 +88,8 @@ def align_dataset(options: AlignOptions) -> Aligned:
         partners=partners,
     )
     kept = sum(finished(case, work) is not None for case in cases)
-    records = parallel(partial(align_case, task=task), cases, options.processes, "aligning")
+    with CasePool(options.processes) as pool:
+        records = pool.map(partial(align_case, task=task), cases, "aligning")
     _forget_others(work, cases, task.ending)
     warnings = warnings_of(records, name)
     _conclude(work, target, dataset_json, records, {**asked, "reference": name}, warnings)

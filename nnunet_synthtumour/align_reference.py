@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_synthtumour.align_parallel import parallel
+from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.registration.affine_alignment import (
     affine_transform,
@@ -88,7 +88,8 @@ def _most_typical(images: Mapping[str, Path], cross: bool, processes: int) -> st
     candidates = spread_out(list(images), CANDIDATES)
     judges = spread_out(candidates, JUDGES)
     score = partial(_mean_similarity, others=tuple(images[name] for name in judges), cross=cross)
-    scores = parallel(score, [images[name] for name in candidates], processes, "choosing the reference")
+    with CasePool(processes) as pool:
+        scores = pool.map(score, [images[name] for name in candidates], "choosing the reference")
     return candidates[int(np.argmax(scores))]
 
 
@@ -133,16 +134,17 @@ def _template(images: Mapping[str, Path], first: str, seed: int, processes: int)
     """The mean of affinely aligned images with like intensities, twice: the second round aligns to the first mean."""
     template = _comparable(read_image(images[first]))
     files = [images[name] for name in spread_out(list(images), MEANT)]
-    for number in range(ROUNDS):
-        work = partial(_aligned_to, template=template, seed=seed)
-        found = parallel(work, files, processes, f"template, round {number + 1}")
-        arrays = [array for array in found if array is not None]
-        if not arrays:
-            raise UserError("No case could be aligned to make a template; name a case with --reference.")
-        counts = np.maximum(np.sum([np.isfinite(array) for array in arrays], axis=0), 1)
-        mean = sitk.GetImageFromArray((np.nansum(arrays, axis=0) / counts).astype(np.float32))
-        mean.CopyInformation(template)
-        template = mean
+    with CasePool(processes) as pool:
+        for number in range(ROUNDS):
+            work = partial(_aligned_to, template=template, seed=seed)
+            found = pool.map(work, files, f"template, round {number + 1}")
+            arrays = [array for array in found if array is not None]
+            if not arrays:
+                raise UserError("No case could be aligned to make a template; name a case with --reference.")
+            counts = np.maximum(np.sum([np.isfinite(array) for array in arrays], axis=0), 1)
+            mean = sitk.GetImageFromArray((np.nansum(arrays, axis=0) / counts).astype(np.float32))
+            mean.CopyInformation(template)
+            template = mean
     return template
 
 

@@ -57,4 +57,9 @@ class CasePool:
 def _begin_worker() -> None:
     """One thread each, for the processes are the parallelism; Ctrl-C is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    one_thread()
+
+
+def one_thread() -> None:
+    """ITK on one thread in this process: sums over threads differ in their last bits."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -60,6 +60,8 @@ def _has_tissue_at_its_rim(image: np.ndarray, host: np.ndarray, background: floa
 def _foreground(image: np.ndarray, padding: float | None) -> np.ndarray:
     """What is brighter than a threshold between the two modes of the intensities, padding left out."""
     scanned = image[image != padding] if padding is not None else image
+    if not scanned.size:  # an image of one value: there is nothing to tell apart
+        return np.zeros(image.shape, dtype=bool)
     low, high = np.percentile(scanned, [0.5, 99.5])
     found = image > threshold_otsu(np.clip(scanned, low, high))
     opened = ndimage.binary_opening(found) if min(found.shape) > 4 else found

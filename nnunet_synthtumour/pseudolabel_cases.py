@@ -17,6 +17,7 @@ from nnunet_synthtumour.confidence import labels_inside, logits_of, mean_probabi
 from nnunet_synthtumour.dataset_folders import raw_files
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
+from nnunet_synthtumour.pseudolabel_appearance import corrected
 from nnunet_synthtumour.pseudolabel_picture import save_case_picture
 from nnunet_synthtumour.pseudolabel_rules import DROPPED, KEPT, UNSURE, decide, label_map
 from nnunet_synthtumour.schema import to_json
@@ -179,7 +180,8 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
     from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 
     not_empty = create_nonzero_mask(images if images.shape[1] > 1 else images[:, 0]).reshape(tumour.shape)
-    decision = decide(tumour, host, not_empty, spacing, rules)
+    probability = corrected(tumour, images, host, spacing, rules.upper, rules.appearance)
+    decision = decide(probability, tumour, host, not_empty, spacing, rules)
     ignore = int(case.label_names["ignore"])
     labels = label_map(decision.state, inside, ignore)
     case.write_labels(labels, properties)
@@ -203,7 +205,7 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
         "rules": to_json(rules),
         "identity": case.identity,
     }
-    save_case_picture(case.picture, images, decision.state, tumour, spacing)
+    save_case_picture(case.picture, images, decision.state, probability, spacing)
     write_json(record, case.record)
     return record
 

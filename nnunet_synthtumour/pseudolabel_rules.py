@@ -40,10 +40,16 @@ class Decision:
 
 
 def decide(
-    tumour: np.ndarray, host: np.ndarray, image: np.ndarray, spacing: Sequence[float], rules: PseudoLabelSettings
+    tumour: np.ndarray,
+    junior: np.ndarray,
+    host: np.ndarray,
+    image: np.ndarray,
+    spacing: Sequence[float],
+    rules: PseudoLabelSettings,
 ) -> Decision:
     """Apply the rules to the probability of any tumour (Z, Y, X).
 
+    `junior` is the network's own probability, by which a component is trusted: what was corrected agrees with itself.
     `host` is the organ and `image` where the image is not empty (bool); `spacing` in mm. `rules.min_ml` must be given.
     """
     assert rules.min_ml is not None
@@ -60,7 +66,9 @@ def decide(
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         mine = pieces[box] == number
         size = int(mine.sum())
-        ml, confidence = size * voxel_ml, float(tumour[box][mine].mean(dtype=np.float64))
+        found = junior[box][mine]
+        found = found[found >= rules.upper]
+        ml, confidence = size * voxel_ml, float(found.mean(dtype=np.float64)) if len(found) else 0.0
         rim_share = float(rim[box][mine].mean())
         dropped = None
         if ml < rules.min_ml:
@@ -117,7 +125,15 @@ def outer_rim(host: np.ndarray, spacing: Sequence[float], rim_mm: float) -> np.n
 
 
 def label_map(state: np.ndarray, inside: np.ndarray, ignore_label: int) -> np.ndarray:
-    """Labels of `inside` where a voxel is kept, the ignore label where it is unsure or dropped, else background."""
-    labels = np.where(state == KEPT, inside, 0)
+    """Labels of `inside` where a voxel is kept, the ignore label where it is unsure or dropped, else background.
+
+    What was closed or corrected into a tumour takes the label of the nearest voxel that has one.
+    """
+    kept = state == KEPT
+    labels = np.where(kept, inside, 0)
+    unnamed = kept & (inside == 0)
+    if unnamed.any() and (inside > 0).any():
+        nearest = ndimage.distance_transform_edt(inside == 0, return_distances=False, return_indices=True)
+        labels[unnamed] = inside[tuple(at[unnamed] for at in nearest)]
     labels[(state == UNSURE) | (state == DROPPED)] = ignore_label
     return labels.astype(np.uint8 if ignore_label < 256 else np.uint16)

@@ -85,7 +85,10 @@ class ValidationSettings:
 class PseudoLabelSettings:
     """Which voxels and which components of a junior's prediction become labels (`docs/pseudolabels.md`)."""
 
-    lower: float = setting(0.05, low=0.0, high=1.0, doc="below this probability of any tumour a voxel is background")
+    appearance: float = setting(
+        1.0, low=0.0, doc="weight of what the tumour looks like in its own patient; 0: the junior's probabilities alone"
+    )
+    lower: float = setting(0.2, low=0.0, high=1.0, doc="below this probability of any tumour a voxel is background")
     upper: float = setting(0.5, low=0.0, high=1.0, doc="from this probability on it is tumour; ignored in between")
     min_ml: float | None = setting(
         None, low=0.0, doc="smaller components are dropped; null: a third of the preset's smallest lesion"

@@ -31,7 +31,7 @@ def _blob(probability: float, low: int = 6, high: int = 10) -> np.ndarray:
 
 def _decide(tumour: np.ndarray, **changes: float):  # type: ignore[no-untyped-def]
     host = _ball()
-    return decide(tumour, host, host, SPACING, _rules(**changes))
+    return decide(tumour, tumour, host, host, SPACING, _rules(**changes))
 
 
 def test_a_sure_component_is_kept_and_its_unsure_border_is_ignored() -> None:
@@ -104,7 +104,7 @@ def test_outside_of_the_image_there_is_no_label() -> None:
 
 def test_a_2d_image_is_one_slice() -> None:
     tumour, host = _blob(0.9)[8:9], _ball()[8:9]
-    decision = decide(tumour, host, host, (1.0, 2.0, 2.0), _rules(min_ml=0.01))
+    decision = decide(tumour, tumour, host, host, (1.0, 2.0, 2.0), _rules(min_ml=0.01))
     assert (decision.state == KEPT).sum() == 16
 
 
@@ -120,7 +120,7 @@ def test_what_always_holds(
     tumour: np.ndarray, image: np.ndarray, a: float, b: float, min_ml: float, min_confidence: float
 ) -> None:
     rules = _rules(lower=min(a, b), upper=max(a, b), min_ml=min_ml, min_confidence=min_confidence)
-    decision = decide(tumour, image, image, SPACING, rules)
+    decision = decide(tumour, tumour, image, image, SPACING, rules)
     state = decision.state
     assert not state[~image].any()
     assert (tumour[(state == KEPT) | (state == DROPPED)] >= rules.upper).all()
@@ -133,7 +133,12 @@ def test_what_always_holds(
     assert all(c.ml >= min_ml and c.confidence >= min_confidence for c in decision.components if c.dropped is None)
     assert (decision.reason is None) == bool((state == KEPT).any())
     wider = decide(
-        tumour, image, image, SPACING, _rules(lower=rules.lower, upper=rules.upper, min_ml=0.0, min_confidence=0.0)
+        tumour,
+        tumour,
+        image,
+        image,
+        SPACING,
+        _rules(lower=rules.lower, upper=rules.upper, min_ml=0.0, min_confidence=0.0),
     )
     assert ((wider.state == KEPT) | (state != KEPT)).all()
 
@@ -149,11 +154,26 @@ def test_what_a_large_component_encloses_is_tumour_and_small_ones_are_not_joined
     host = radius < 19
     ring = (radius < 13) & (radius > 8) & ~((np.abs(grid[1]) < 2) & (grid[0] > 0))  # with a gap
     rules = _rules(rim_mm=0.0, closing_mm=9.0)
-    state = decide(ring.astype(np.float32), host, host, (1.0, 1.0, 1.0), rules).state
+    state = decide(*[ring.astype(np.float32)] * 2, host, host, (1.0, 1.0, 1.0), rules).state
     assert (state == KEPT)[radius < 7].all()
     assert not (state == KEPT)[radius > 14].any()
-    state = decide(ring.astype(np.float32), host, host, (1.0, 1.0, 1.0), _rules(rim_mm=0.0, closing_mm=0.0)).state
+    state = decide(
+        *[ring.astype(np.float32)] * 2, host, host, (1.0, 1.0, 1.0), _rules(rim_mm=0.0, closing_mm=0.0)
+    ).state
     assert not (state == KEPT)[radius < 7].any()
     dots = (np.abs(np.abs(grid[0]) - 5) < 3) & (np.abs(grid[1]) < 3) & (np.abs(grid[2]) < 3)
-    state = decide(dots.astype(np.float32), host, host, (1.0, 1.0, 1.0), rules).state
+    state = decide(*[dots.astype(np.float32)] * 2, host, host, (1.0, 1.0, 1.0), rules).state
     assert np.array_equal(state == KEPT, dots)
+
+
+def test_a_component_is_trusted_by_the_junior_not_by_what_was_corrected() -> None:
+    host = _ball()
+    decision = decide(_blob(0.95), _blob(0.6), host, host, SPACING, _rules())
+    assert decision.components[0].dropped == "too unsure"
+    assert decision.components[0].confidence == pytest.approx(0.6)
+
+
+def test_what_is_kept_without_a_label_of_its_own_takes_the_nearest() -> None:
+    state = np.full((1, 1, 6), KEPT, dtype=np.uint8)
+    inside = np.array([[[1, 0, 0, 0, 2, 2]]], dtype=np.uint8)
+    assert label_map(state, inside, 3)[0, 0].tolist() in ([1, 1, 1, 2, 2, 2], [1, 1, 2, 2, 2, 2])

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     import os
 
     from nnunet_synthtumour.align_dataset import AlignOptions, align_dataset
-    from nnunet_synthtumour.align_parallel import one_thread
+    from nnunet_synthtumour.case_pool import one_thread
 
     one_thread()
     done = align_dataset(
