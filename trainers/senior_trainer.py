@@ -48,6 +48,13 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
         if first and self.settings.senior.start == "junior":
             self.load_junior(self.junior_checkpoint())
 
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """With a smaller learning rate where the junior's weights are the start: nnU-Net's would undo them first."""
+        senior = self.settings.senior
+        if senior.start == "junior" and senior.initial_lr and self.settings.training.initial_lr is None:
+            self.initial_lr = senior.initial_lr
+        return super().configure_optimizers()
+
     def junior_checkpoint(self) -> Path:
         """The checkpoint that wrote the pseudo-labels: of this fold, or of the first that there is."""
         about = self.dataset_json.get("synthtumour_provenance") or {}
