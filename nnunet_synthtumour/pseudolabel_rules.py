@@ -110,8 +110,17 @@ def _close(
     around = np.pad(mine, [(r, r) for r in reach])
     near = ndimage.distance_transform_edt(~around, sampling=list(spacing)) <= mm
     closed = (ndimage.distance_transform_edt(near, sampling=list(spacing)) > mm) | around
-    closed = ndimage.binary_fill_holes(closed)[tuple(slice(r, -r) for r in reach)]
+    closed = _without_holes(closed[tuple(slice(r, -r) for r in reach)])
     state[box][closed & host[box] & (state[box] != DROPPED)] = KEPT
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    """With what is enclosed; in a single slice, what is enclosed in its plane."""
+    ways = ndimage.generate_binary_structure(mask.ndim, 1)
+    for axis, n in enumerate(mask.shape):
+        if n == 1:
+            ways[tuple([0, 2] if i == axis else slice(None) for i in range(mask.ndim))] = False
+    return np.asarray(ndimage.binary_fill_holes(mask, ways))
 
 
 def outer_rim(host: np.ndarray, spacing: Sequence[float], rim_mm: float) -> np.ndarray:

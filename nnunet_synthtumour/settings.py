@@ -142,7 +142,10 @@ class SeniorSettings:
 
     start: str = setting("junior", choices=("junior", "scratch"), doc="weights of the first epoch")
     initial_lr: float | None = setting(
-        0.003, low=1e-8, high=1.0, doc="learning rate of the first epoch from the junior's weights, unless training has one"
+        0.003,
+        low=1e-8,
+        high=1.0,
+        doc="learning rate of the first epoch from the junior's weights, unless training has one",
     )
     patients: float = setting(0.3, low=0.0, high=1.0, doc="share of patches from patients with their pseudo-labels")
     synthetic: float = setting(0.3, low=0.0, high=1.0, doc="share of healthy patches that are treated as in stage one")

@@ -177,3 +177,13 @@ def test_what_is_kept_without_a_label_of_its_own_takes_the_nearest() -> None:
     state = np.full((1, 1, 6), KEPT, dtype=np.uint8)
     inside = np.array([[[1, 0, 0, 0, 2, 2]]], dtype=np.uint8)
     assert label_map(state, inside, 3)[0, 0].tolist() in ([1, 1, 1, 2, 2, 2], [1, 1, 2, 2, 2, 2])
+
+
+def test_the_inside_of_a_ring_in_a_single_slice_is_tumour() -> None:
+    grid = np.stack(np.meshgrid(np.zeros(1), np.arange(40) - 19.5, np.arange(40) - 19.5, indexing="ij"))
+    radius = np.sqrt((grid**2).sum(0))
+    host, ring = radius < 19, (radius < 16) & (radius > 13)
+    state = decide(
+        *[ring.astype(np.float32)] * 2, host, host, (1.0, 1.0, 1.0), _rules(rim_mm=0.0, closing_mm=1.0)
+    ).state
+    assert (state == KEPT)[radius < 13].all()
