@@ -11,5 +11,5 @@ synthtumour phantom "$out/phantoms" --spacing 3 --healthy 12 --unlabelled 12 --t
 synthtumour run --healthy "$out/phantoms/healthy" --unlabelled "$out/phantoms/unlabelled" \
     --test "$out/phantoms/test" --test-labels "$out/phantoms/test_labels" \
     -d 100 -n Phantoms -o "$out/run" -device cpu -np 2 \
-    --set training.epochs="${SYNTHTUMOUR_EPOCHS:-10}" --set training.iterations="${SYNTHTUMOUR_ITERATIONS:-25}" \
-    --set validation.patches=24
+    --set training.epochs="${SYNTHTUMOUR_EPOCHS:-8}" --set training.iterations="${SYNTHTUMOUR_ITERATIONS:-25}" \
+    --set validation.patches=16
