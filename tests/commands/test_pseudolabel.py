@@ -129,25 +129,25 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(root: Path) -> None:
     assert (_times(work / "probabilities"), _times(work / "cases")) == (predicted, decided)
     assert (root / "nnUNet_raw" / SENIOR).stat().st_ino == built
 
-    assert main([*COMMAND, "--upper", "0.55", "--lower", "0.1"]) == 0  # other thresholds: only the rules
+    assert main([*COMMAND, "--upper", "0.45", "--lower", "0.25"]) == 0  # other thresholds: only the rules
     assert _times(work / "probabilities") == predicted
     assert not set(_times(work / "cases").values()) & set(decided.values())
     changed = settings_of(_json(root / "nnUNet_raw" / SENIOR / "dataset.json"))
-    assert (changed.pseudolabels.lower, changed.pseudolabels.upper) == (0.1, 0.55)
+    assert (changed.pseudolabels.lower, changed.pseudolabels.upper) == (0.25, 0.45)
 
     decided = _times(work / "cases")
     image = root / "nnUNet_raw" / NAME / "imagesTr" / "case_005_0000.nii.gz"
     array = sitk.ReadImage(str(image)) * 1.1
     image.unlink()
     sitk.WriteImage(array, str(image))  # another image: that case alone
-    assert main([*COMMAND, "--upper", "0.55", "--lower", "0.1"]) == 0
+    assert main([*COMMAND, "--upper", "0.45", "--lower", "0.25"]) == 0
     now = _times(work / "probabilities")
     assert [name for name in now if now[name] != predicted[name]] == ["case_005.npz"]
 
     checkpoint = root / "nnUNet_results" / MODEL / "fold_0" / "checkpoint_best.pth"
     shutil.copy(checkpoint.with_name("checkpoint_final.pth"), checkpoint)
     _touch_weights(checkpoint)
-    assert main([*COMMAND, "--upper", "0.55", "--lower", "0.1"]) == 0  # another junior: everything
+    assert main([*COMMAND, "--upper", "0.45", "--lower", "0.25"]) == 0  # another junior: everything
     assert not set(_times(work / "probabilities").values()) & set(now.values())
 
 
