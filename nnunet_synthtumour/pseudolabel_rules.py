@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from nnunet_synthtumour.settings import PseudoLabelSettings
 
+CLOSING_RADII = 0.75  # of a component: small ones are not joined with what is beside them
 KEPT, UNSURE, DROPPED = 1, 2, 3
 """Values of `Decision.state`; 0 is background."""
 
@@ -81,7 +82,8 @@ def decide(
             dropped = "too large"
         state[box][mine] = KEPT if dropped is None else DROPPED
         if dropped is None:
-            _close(state, box, mine, host, spacing, min(rules.closing_mm, 0.5 * (750 * ml / np.pi) ** (1 / 3)))
+            radius_mm = (750 * ml / np.pi) ** (1 / 3)
+            _close(state, box, mine, host, spacing, min(rules.closing_mm, CLOSING_RADII * radius_mm))
         middle = np.argwhere(mine).mean(0) + [side.start for side in box]
         components.append(Component(ml, confidence, rim_share, tuple(round(float(m)) for m in middle), dropped))
     return _judged(state, components, rules)

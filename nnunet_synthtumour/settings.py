@@ -95,9 +95,9 @@ class PseudoLabelSettings:
     )
     min_confidence: float = setting(0.7, low=0.0, high=1.0, doc="components of a lower mean probability are dropped")
     closing_mm: float = setting(
-        9.0,
+        12.0,
         low=0.0,
-        doc="gaps up to twice this are closed and holes filled, in a component of at least twice this radius",
+        doc="gaps up to twice this, at most 1.5 radii of the component, are closed and holes filled",
     )
     rim_mm: float = setting(3.0, low=0.0, doc="thickness of the outer rim of the host")
     max_rim_share: float = setting(0.5, low=0.0, high=1.0, doc="components with more of them in the rim are dropped")
