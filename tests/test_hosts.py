@@ -82,3 +82,9 @@ def test_the_round_field_of_view_of_ct_is_no_stripping(padding: float) -> None:
     image[:, rows**2 + columns**2 > 1.4**2] = padding
     assert (image == padding).mean() > 0.15
     assert _share_found(image, ball) > 0.97
+
+
+def test_an_image_of_one_value_has_no_host() -> None:
+    host, how = find_host([np.full((6, 7, 8), 3.0)])
+    assert how == "foreground"
+    assert not host.any()

@@ -74,10 +74,22 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
     senior.initialize()
     weights = junior.network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in senior.network.state_dict().items())
+    assert senior.optimizer.param_groups[0]["lr"] == pytest.approx(0.003)
     senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
     senior.dataset_json["synthtumour_provenance"] = {**about, "checkpoint": "gone.pth"}
     with pytest.raises(Refusal, match=r"There is no .*gone\.pth"):
         senior.initialize()
+
+
+def test_the_small_learning_rate_is_for_the_junior_s_weights_and_yields_to_the_user_s(toy: Path) -> None:
+    for senior, given, expected in (("scratch", None, 0.01), ("junior", 0.02, 0.02), ("junior", None, 0.003)):
+        training = {**SHORT["training"], "initial_lr": given}
+        trainer = make_trainer(
+            toy, SynthTumourSeniorTrainer, **{**SHORT, "training": training, "senior": {"start": senior}}
+        )
+        trainer.network = torch.nn.Conv3d(1, 1, 1)
+        optimizer, _ = trainer.configure_optimizers()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
 def test_without_patients_it_says_what_to_do(toy: Path) -> None:

@@ -92,6 +92,17 @@ def test_training_patches_of_healthy_cases_carry_lesions_and_no_ignore_label(toy
     assert torch.isfinite(torch.cat([batch["data"] for batch in batches])).all()
 
 
+def test_outside_of_the_image_is_background_unless_a_transform_asks_for_it(toy: Path) -> None:
+    loader = _loaders(make_trainer(toy, SynthTumourTrainer))[0]
+    loader = getattr(loader, "data_loader", None) or loader.generator
+    loader.transforms = None
+    case = sorted(loader.healthy)[0]
+    for outside_counts, least in ((True, -1), (False, 0)):
+        loader.outside_counts = outside_counts
+        patches = [loader.sample(case, False)["segmentation"] for _ in range(12)]
+        assert min(int(p.min()) for p in patches) == least
+
+
 def test_labelled_cases_are_drawn_as_often_as_the_settings_say(toy: Path) -> None:
     trainer = make_trainer(toy, SynthTumourTrainer, training={"labelled_share": 0.25})
     loader, _ = _loaders(trainer)
