@@ -150,17 +150,18 @@ class Recipe:
                  *(("-num_gpus", str(o.num_gpus)) if o.num_gpus > 1 else ()), "--c"),
                 outputs=tuple(self.model_folder(round_) / f"fold_{fold}" / name
                               for name in ("checkpoint_final.pth", "validation/summary.json")),
-                epochs=self.epochs(),
+                epochs=self.epochs(round_),
             )
             for fold in o.folds
         ]  # fmt: skip
 
-    def epochs(self) -> int:
+    def epochs(self, round_: int) -> int:
         """Epochs of one training, as far as it can be known by now."""
         given = self.environment.get("SYNTHTUMOUR_EPOCHS")
         file = self.raw / self.dataset(0) / "dataset.json"
         dataset_json = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return int(given) if given else settings_of(dataset_json).training.epochs or 1000
+        settings = settings_of(dataset_json)
+        return int(given or (round_ and settings.senior.epochs) or settings.training.epochs or 1000)
 
     def pseudolabels(self, round_: int) -> Stage:
         o = self.options

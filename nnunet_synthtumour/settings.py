@@ -58,6 +58,10 @@ class TrainingSettings:
         low=0,
         doc="iterations over which weights are averaged; null: a tenth of the training, at most 1000; 0: none",
     )
+    mirroring: bool | None = setting(
+        None,
+        doc="mirror images, in training and in prediction; null: as nnU-Net does, but never where images are registered",
+    )
     patience: int | None = setting(None, low=1, doc="epochs without a better shifted Dice before training ends")
     seed: int | None = setting(None, low=0, doc="seed of all randomness; null draws one and logs it")
 
@@ -141,6 +145,7 @@ class SeniorSettings:
     """What the senior's batches are made of, and where it starts."""
 
     start: str = setting("junior", choices=("junior", "scratch"), doc="weights of the first epoch")
+    epochs: int | None = setting(None, low=1, doc="number of epochs; null: as many as the junior")
     initial_lr: float | None = setting(
         0.003,
         low=1e-8,

@@ -17,6 +17,8 @@ REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
 class AveragingTrainer(nnUNetTrainer):
     """Validates, saves and predicts with a running average of the weights that are trained."""
 
+    MIRRORING = True  # unless the settings say otherwise
+
     settings: Settings
     num_epochs: int
     num_iterations_per_epoch: int
@@ -33,11 +35,21 @@ class AveragingTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings_of(dataset_json)
         training = self.settings.training
-        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or training.epochs or self.num_epochs)
+        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or self.epochs_wanted() or self.num_epochs)
         self.num_iterations_per_epoch = int(
             os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
         )
         self.initial_lr = training.initial_lr or self.initial_lr
+
+    def epochs_wanted(self) -> int | None:
+        return self.settings.training.epochs
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's
+        *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        mirroring = self.settings.training.mirroring
+        if not (self.MIRRORING if mirroring is None else mirroring):
+            mirror_axes = self.inference_allowed_mirroring_axes = None
+        return (*others, mirror_axes)
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         optimizer, scheduler = super().configure_optimizers()

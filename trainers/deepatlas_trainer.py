@@ -43,6 +43,8 @@ class DeepAtlasTrainer(AveragingTrainer):
     What differs from nnU-Net, and why, is listed in docs/deepatlas.md.
     """
 
+    MIRRORING = False  # images that are registered all lie the same way, and what is left must not look like right
+
     num_epochs: int
     num_iterations_per_epoch: int
     num_val_iterations_per_epoch: int

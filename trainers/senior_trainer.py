@@ -42,6 +42,9 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
                 f"{type(self).__name__} could paste; make the data set with 'synthtumour pseudolabel'."
             )
 
+    def epochs_wanted(self) -> int | None:
+        return self.settings.senior.epochs or super().epochs_wanted()
+
     def initialize(self) -> None:
         first = not self.was_initialized
         super().initialize()

@@ -92,6 +92,15 @@ def test_the_small_learning_rate_is_for_the_junior_s_weights_and_yields_to_the_u
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
+def test_senior_and_junior_may_train_for_different_numbers_of_epochs(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"training": {"epochs": 3}, "senior": {"epochs": 7}}
+    assert make_trainer(toy, SynthTumourTrainer, **settings).num_epochs == 3
+    assert make_trainer(toy, SynthTumourSeniorTrainer, **settings).num_epochs == 7
+    assert make_trainer(toy, SynthTumourSeniorTrainer, training={"epochs": 3}).num_epochs == 3
+    monkeypatch.setenv("SYNTHTUMOUR_EPOCHS", "2")
+    assert make_trainer(toy, SynthTumourSeniorTrainer, **settings).num_epochs == 2
+
+
 def test_without_patients_it_says_what_to_do(toy: Path) -> None:
     roles = {f"case_{i:03d}": "healthy" for i in range(6)} | {f"case_{i:03d}": "unlabelled" for i in (6, 7)}
     with pytest.raises(Refusal, match="synthtumour pseudolabel"):
