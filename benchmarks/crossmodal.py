@@ -137,7 +137,9 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+        nnUNetTrainerNoMirroring,
+    )
 
     from nnunet_synthtumour.settings import with_settings
     from nnunet_synthtumour.trainers.crossmodal_trainer import CrossModalTrainer
@@ -149,7 +151,7 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
     dataset_json = json.loads((preprocessed / name / "dataset.json").read_text(encoding="utf-8"))
     data = preprocessed / BOUND / plans["configurations"][CONFIGURATION]["data_identifier"]
-    base: type[Any] = nnUNetTrainer if arm == "bound" else CrossModalTrainer
+    base: type[Any] = nnUNetTrainerNoMirroring if arm == "bound" else CrossModalTrainer
     patients = sorted(file.name[:-7] for file in (folder / "target").glob("*.nii.gz"))
 
     class Arm(base):

@@ -4,7 +4,7 @@
 
 DATA holds imagesTr/ and labelsTr/ (files of the same names). Everything is first put on one grid (`synthtumour align`)
 and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number of iterations. `labels-alone`: nnU-Net
-on the k labelled images. `deepatlas`: the same and all others without label. `bound`: nnU-Net on all labels.
+on the k labelled images; `labels-alone-unmirrored`: the same without mirroring, which DeepAtlas goes without too. `deepatlas`: the same and all others without label. `bound`: nnU-Net on all labels.
 `unsupervised`: the registration network of `deepatlas` without any label. Dice is the mean over labels and cases (or
 pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. Runs that are
 finished are not repeated.
@@ -118,11 +118,15 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
           ) -> dict[str, Any]:  # fmt: skip
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+        nnUNetTrainerNoMirroring,
+    )
 
     from nnunet_synthtumour.settings import BLOCK
     from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 
-    base: type[Any] = nnUNetTrainer if arm in ("labels-alone", "bound") else DeepAtlasTrainer
+    stock = {"labels-alone": nnUNetTrainer, "bound": nnUNetTrainer, "labels-alone-unmirrored": nnUNetTrainerNoMirroring}
+    base: type[Any] = stock.get(arm, DeepAtlasTrainer)
 
     class Arm(base):
         def do_split(self) -> tuple[list[str], list[str]]:
@@ -135,7 +139,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     roles = {case: "labelled" if case in labelled else "unlabelled" for case in training}
     block: dict[str, Any] = {
         "roles": roles,
-        "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
+        "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations, "initial_lr": args.lr},
     }
     if arm == "unsupervised":
         block |= {"deepatlas": {"alone": 1.0}, "registration": {"anatomy": 0.0}}
@@ -145,7 +149,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     trainer = Arm(test.plans | {"continue_training": False}, CONFIGURATION, "all", dataset_json,
                   torch.device(args.device))  # fmt: skip
     trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
-    trainer.num_val_iterations_per_epoch = 1
+    trainer.num_val_iterations_per_epoch, trainer.initial_lr = 1, args.lr
     trainer.disable_checkpointing = True
     begun, cpu = time.time(), time.process_time()
     trainer.run_training()
@@ -166,6 +170,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--lr", type=float, default=0.03,
+                        help="of all segmentation networks; nnU-Net's 0.01 is for 250,000 iterations")  # fmt: skip
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--arms", nargs="+", default=["labels-alone", "deepatlas", "unsupervised", "bound"])
     args = parser.parse_args()
@@ -181,7 +187,7 @@ def main() -> None:
     for draw in range(args.draws):
         shuffled = [str(c) for c in np.random.default_rng(100 + draw).permutation(training)]
         for arm in args.arms:
-            for k in args.labels if arm in ("labels-alone", "deepatlas") else [len(training)]:
+            for k in args.labels if arm not in ("unsupervised", "bound") else [len(training)]:
                 file = args.out / f"{arm}_{k}_{draw}.json"
                 if not file.exists():
                     labelled = shuffled[:k] if arm != "unsupervised" else shuffled[:1]

@@ -16,9 +16,13 @@ from tqdm import tqdm
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
+from nnunet_synthtumour.image_checks import check_case, complain
+from nnunet_synthtumour.image_files import read_image
+from nnunet_synthtumour.image_folders import Case
 from nnunet_synthtumour.intensities import crop, recorded, uses_mask
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.schema import to_json
+from nnunet_synthtumour.settings import HEALTHY
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 
 IGNORE = 9999
@@ -50,6 +54,8 @@ def grow_files(growth: Growth, processes: int = 1) -> list[str]:
     Case k grows in image k mod N with seed (seed, k): adding cases later leaves those that are there as they are.
     """
     load_model(growth.preset, growth.model_overrides())  # a wrong preset is said before anything is written
+    hosts = growth.hosts or (None,) * len(growth.images)
+    check_images(list(zip(growth.images, hosts, strict=True)))
     _check_same_run(growth)
     for sub in ("imagesTr", "labelsTr", "parameters"):
         (growth.out / sub).mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,7 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     if parameters.is_file():
         return name
     images, host, normalisation = load_raw(
-        growth.images[which], growth.channels, (growth.hosts or (None,) * which + (None,))[which]
+        growth.images[which], growth.channels, growth.hosts[which] if growth.hosts else None
     )
     spacing = images[0].GetSpacing()[::-1]
     raw = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
@@ -116,17 +122,21 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     return name
 
 
+def check_images(cases: Sequence[tuple[Sequence[Path], Path | None]]) -> None:
+    """Raise `UserError` with all that is wrong with these (channels, host mask)."""
+    for file in (file for files, host in cases for file in (*files, *([host] if host else []))):
+        if not file.exists():
+            raise UserError(f"There is no file {file}.")
+    complain([check_case(Case(files[0].name, HEALTHY, list(files), host)) for files, host in cases])
+
+
 def load_raw(
     files: Sequence[Path], channels: Sequence[str], host_file: Path | None
 ) -> tuple[list[sitk.Image], np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """The images of one case, its host (Z, Y, X), and the (mean, std) that nnU-Net's normalisation would use."""
-    images = [_read(file) for file in files]
-    if len({image.GetSize() for image in images}) > 1:
-        raise UserError(f"The channels {', '.join(f.name for f in files)} differ in size; resample them to one grid.")
+    images = [read_image(file) for file in files]
     arrays = [sitk.GetArrayFromImage(image).astype(np.float32) for image in images]
-    mask = None if host_file is None else sitk.GetArrayFromImage(_read(host_file))
-    if mask is not None and mask.shape != arrays[0].shape:
-        raise UserError(f"The host mask {host_file} has another size than {files[0]}; resample it.")
+    mask = None if host_file is None else sitk.GetArrayFromImage(read_image(host_file))
     host, _ = find_host(arrays, mask)
     stack, seg = np.stack(arrays), host.astype(np.int16)
     if stack.ndim == 3:
@@ -134,15 +144,6 @@ def load_raw(
     cropped, seg, relative = crop(stack, seg)
     maps = recorded(cropped, seg, channels)[str(uses_mask([relative]))]
     return images, host, (np.array(maps["mean"]), np.array(maps["std"]))
-
-
-def _read(file: Path) -> sitk.Image:
-    if not file.is_file():
-        raise UserError(f"There is no file {file}.")
-    try:
-        return sitk.ReadImage(str(file))
-    except RuntimeError as error:
-        raise UserError(f"{file} cannot be read; is it a complete image?") from error
 
 
 def _write_like(like: sitk.Image, array: np.ndarray, file: Path, pixel_type: int) -> None:
@@ -165,4 +166,4 @@ def _write_dataset_json(growth: Growth, n: int) -> None:
     (growth.out / "dataset.json").write_text(json.dumps(block, indent=1), encoding="utf-8")
 
 
-__all__ = ["Growth", "LesionParameters", "grow_files", "load_raw"]
+__all__ = ["Growth", "LesionParameters", "check_images", "grow_files", "load_raw"]

@@ -18,7 +18,7 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.intensities import normalisation
 from nnunet_synthtumour.lesion_labels import lesion_labels
 from nnunet_synthtumour.lesion_model import LesionModel, load_model
-from nnunet_synthtumour.offline import IGNORE, load_raw
+from nnunet_synthtumour.offline import IGNORE, check_images, load_raw
 from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import HEALTHY, settings_of
 from nnunet_synthtumour.synthesis import GrowLesion
@@ -98,6 +98,7 @@ def scene_of_images(
     files: Sequence[Path], channels: Sequence[str], host: Path | None, preset: str, overrides: Mapping[str, Any]
 ) -> Scene:
     """From one image (its channels), without any data set: normalised as nnU-Net would, patch = the whole image."""
+    check_images([(files, host)])
     images, inside, (mean, std) = load_raw(files, channels, host)
     import SimpleITK as sitk
 

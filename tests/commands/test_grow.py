@@ -107,3 +107,24 @@ def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: 
     assert main(["grow", str(healthy[0]), "-o", str(out / "ok"), "-n", "1", "-np", "1"]) == 0
     capsys.readouterr()
     assert "grown with other options" in said(healthy[0], "-o", out / "ok", "--seed", 5)
+
+
+def test_images_that_cannot_be_used_are_all_named_and_nothing_is_written(
+    healthy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = sitk.ReadImage(str(healthy[0]))
+    holes = sitk.GetArrayFromImage(image).astype(np.float32)
+    holes[5, 5, 5] = np.nan
+    with_nan = sitk.GetImageFromArray(holes)
+    with_nan.CopyInformation(image)
+    sitk.WriteImage(with_nan, str(tmp_path / "nan.nii.gz"))
+    moved = sitk.Image(image)
+    moved.SetSpacing([2 * mm for mm in image.GetSpacing()])
+    sitk.WriteImage(moved, str(tmp_path / "moved.nii.gz"))
+    files = [healthy[0], tmp_path / "moved.nii.gz", tmp_path / "nan.nii.gz", healthy[0]]
+    two = ["--channel", "A", "--channel", "B", "-o", tmp_path / "out"]
+    assert main(["grow", *map(str, [*files, *two])]) == 2
+    said = capsys.readouterr().err
+    assert "nan.nii.gz has 1 voxels that are NaN" in said
+    assert "moved.nii.gz has another spacing" in said
+    assert not (tmp_path / "out").exists()
