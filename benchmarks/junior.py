@@ -175,7 +175,7 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
             super().on_epoch_end()
 
     Watched.__name__ = arm
-    dataset_json = dataset_json if with_labels else with_settings(dataset_json, changes)
+    dataset_json = with_settings(dataset_json, {"training": changes["training"]} if with_labels else changes)
     trainer = Watched(plans, CONFIGURATION, "all" if with_labels else 0, dataset_json, torch.device(args.device))
     trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
     if with_labels:

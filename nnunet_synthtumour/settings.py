@@ -49,7 +49,12 @@ class TrainingSettings:
 
     epochs: int | None = setting(250, low=1, doc="number of epochs")
     iterations: int | None = setting(None, low=1, doc="training iterations per epoch")
-    initial_lr: float | None = setting(None, low=1e-8, high=1.0, doc="learning rate of the first epoch")
+    optimizer: str | None = setting(
+        None, choices=("sgd", "adamw"), doc="null: nnU-Net's SGD, but AdamW for trainings of at most 5000 iterations"
+    )
+    initial_lr: float | None = setting(
+        None, low=1e-8, high=1.0, doc="learning rate of the first epoch; null: 0.01 with SGD, 0.001 with AdamW"
+    )
     healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
     host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
     labelled_share: float = setting(0.5, low=0.0, high=1.0, doc="share of patches from labelled cases, if any exist")
@@ -147,10 +152,10 @@ class SeniorSettings:
     start: str = setting("junior", choices=("junior", "scratch"), doc="weights of the first epoch")
     epochs: int | None = setting(None, low=1, doc="number of epochs; null: as many as the junior")
     initial_lr: float | None = setting(
-        0.003,
+        None,
         low=1e-8,
         high=1.0,
-        doc="learning rate of the first epoch from the junior's weights, unless training has one",
+        doc="learning rate of the first epoch from the junior's weights, unless training has one; null: 0.3 of the usual",
     )
     patients: float = setting(0.3, low=0.0, high=1.0, doc="share of patches from patients with their pseudo-labels")
     synthetic: float = setting(0.3, low=0.0, high=1.0, doc="share of healthy patches that are treated as in stage one")

@@ -6,12 +6,15 @@ import os
 from typing import Any
 
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.settings import Settings, settings_of
-from nnunet_synthtumour.trainers.averaged_sgd import AveragedSGD, horizon_of
+from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
+# Up to so many iterations AdamW is used: nnU-Net's SGD with a momentum of 0.99 hardly gets going before.
+SHORT, ADAMW_LR = 5000, 1e-3
 
 
 class AveragingTrainer(nnUNetTrainer):
@@ -23,6 +26,7 @@ class AveragingTrainer(nnUNetTrainer):
     num_epochs: int
     num_iterations_per_epoch: int
     initial_lr: float
+    weight_decay: float
 
     def __init__(
         self,
@@ -39,7 +43,18 @@ class AveragingTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = int(
             os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
         )
-        self.initial_lr = training.initial_lr or self.initial_lr
+        self._lr_of = {"sgd": self.initial_lr, "adamw": ADAMW_LR}
+        self._resumed_optimizer: str | None = None
+        self.initial_lr = self._default_lr = training.initial_lr or self._lr_of[self.optimizer_name()]
+
+    def optimizer_name(self) -> str:
+        """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""
+        iterations = self.num_epochs * self.num_iterations_per_epoch
+        wanted = self.settings.training.optimizer or ("adamw" if iterations <= SHORT else "sgd")
+        return self._resumed_optimizer or wanted
+
+    def default_lr(self) -> float:
+        return self.settings.training.initial_lr or self._lr_of[self.optimizer_name()]
 
     def epochs_wanted(self) -> int | None:
         return self.settings.training.epochs
@@ -52,14 +67,30 @@ class AveragingTrainer(nnUNetTrainer):
         return (*others, mirror_axes)
 
     def configure_optimizers(self) -> tuple[Any, Any]:
+        if self.initial_lr == self._default_lr:  # a subclass that sets its own number of epochs has another optimiser
+            self.initial_lr = self._default_lr = self.default_lr()
         optimizer, scheduler = super().configure_optimizers()
+        if self.optimizer_name() == "adamw":
+            optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
+            scheduler = PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
         horizon = self.settings.training.averaging
         if horizon is None:
             horizon = horizon_of(self.num_epochs * self.num_iterations_per_epoch)
         if horizon:
-            optimizer = AveragedSGD.of(optimizer, horizon)
+            optimizer = with_averages(optimizer, horizon)
             scheduler.optimizer = optimizer
         return optimizer, scheduler
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        began_with = "adamw" if "betas" in checkpoint["optimizer_state"]["param_groups"][0] else "sgd"
+        if began_with != self.optimizer_name():
+            self._resumed_optimizer = began_with
+            if self.was_initialized:
+                self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        super().load_checkpoint(filename_or_checkpoint)
 
     def on_train_epoch_start(self) -> None:
         self._use_average(False)
@@ -70,7 +101,7 @@ class AveragingTrainer(nnUNetTrainer):
         self._use_average(True)
 
     def _use_average(self, averaged: bool) -> None:
-        if isinstance(self.optimizer, AveragedSGD):
+        if isinstance(self.optimizer, Averaging):
             self.optimizer.exchange(averaged)
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:

@@ -21,6 +21,8 @@ from nnunet_synthtumour.trainers.lesion_loader import Sample
 from nnunet_synthtumour.trainers.random_streams import seeded
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 
+GENTLER = 0.3
+
 
 class SynthTumourSeniorTrainer(SynthTumourTrainer):
     """Trains on healthy images with real tumours pasted in, on the patients themselves, and on grown lesions.
@@ -51,12 +53,11 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
         if first and self.settings.senior.start == "junior":
             self.load_junior(self.junior_checkpoint())
 
-    def configure_optimizers(self) -> tuple[Any, Any]:
-        """With a smaller learning rate where the junior's weights are the start: nnU-Net's would undo them first."""
-        senior = self.settings.senior
-        if senior.start == "junior" and senior.initial_lr and self.settings.training.initial_lr is None:
-            self.initial_lr = senior.initial_lr
-        return super().configure_optimizers()
+    def default_lr(self) -> float:
+        """A smaller one where the junior's weights are the start: the usual one would undo them first."""
+        if self.settings.senior.start == "junior" and self.settings.training.initial_lr is None:
+            return self.settings.senior.initial_lr or GENTLER * super().default_lr()
+        return super().default_lr()
 
     def junior_checkpoint(self) -> Path:
         """The checkpoint that wrote the pseudo-labels: of this fold, or of the first that there is."""

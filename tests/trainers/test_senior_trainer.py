@@ -74,7 +74,7 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
     senior.initialize()
     weights = junior.network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in senior.network.state_dict().items())
-    assert senior.optimizer.param_groups[0]["lr"] == pytest.approx(0.003)
+    assert senior.optimizer.param_groups[0]["lr"] == pytest.approx(0.0003)
     senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
     senior.dataset_json["synthtumour_provenance"] = {**about, "checkpoint": "gone.pth"}
     with pytest.raises(Refusal, match=r"There is no .*gone\.pth"):
@@ -82,14 +82,17 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
 
 
 def test_the_small_learning_rate_is_for_the_junior_s_weights_and_yields_to_the_user_s(toy: Path) -> None:
-    for senior, given, expected in (("scratch", None, 0.01), ("junior", 0.02, 0.02), ("junior", None, 0.003)):
-        training = {**SHORT["training"], "initial_lr": given}
+    for senior, optimizer, given, expected in (
+        ("scratch", "sgd", None, 0.01), ("junior", "sgd", 0.02, 0.02), ("junior", "sgd", None, 0.003),
+        ("scratch", None, None, 0.001), ("junior", None, None, 0.0003),
+    ):  # fmt: skip
+        training = {**SHORT["training"], "initial_lr": given, "optimizer": optimizer}
         trainer = make_trainer(
             toy, SynthTumourSeniorTrainer, **{**SHORT, "training": training, "senior": {"start": senior}}
         )
         trainer.network = torch.nn.Conv3d(1, 1, 1)
-        optimizer, _ = trainer.configure_optimizers()
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+        made, _ = trainer.configure_optimizers()
+        assert made.param_groups[0]["lr"] == pytest.approx(expected)
 
 
 def test_senior_and_junior_may_train_for_different_numbers_of_epochs(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""nnU-Net's optimiser with a running average of the weights, which is what is validated, saved and used."""
+"""Optimisers that keep a running average of the weights, which is what is validated, saved and used."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ import torch
 HORIZONS = (10, 1000)
 
 
-class AveragedSGD(torch.optim.SGD):
-    """SGD that keeps, for every parameter p, the average a <- a + (p - a) / h(t), h(t) = min(horizon, 1 + t / 8).
+class Averaging:
+    """Mixed into an optimiser: for every parameter p the average a <- a + (p - a) / h(t), h(t) = min(horizon, 1 + t / 8).
 
     `exchange` puts the averages in the place of the weights and back. Both belong to the optimiser's state, so nnU-Net's
     checkpoints hold both: the network's weights are the averaged ones, the optimiser's state has the others.
     """
 
-    @classmethod
-    def of(cls, optimizer: torch.optim.SGD, horizon: int) -> AveragedSGD:
-        """An optimiser with all that another has, which averages besides."""
-        averaging = cls(optimizer.param_groups, lr=optimizer.defaults["lr"])
-        for group in averaging.param_groups:
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def begin(self, horizon: int) -> None:
+        for group in self.param_groups:
             group.update(horizon=horizon, steps=0, averaged=False)
-        return averaging
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = super().step(closure)
+        loss = super().step(closure)  # type: ignore[misc]
         for group in self.param_groups:
             group["steps"] += 1
             share = 1 / min(group["horizon"], 1 + group["steps"] / 8)
@@ -52,10 +51,26 @@ class AveragedSGD(torch.optim.SGD):
         for group in self.param_groups:
             group["averaged"] = averaged
             for p in group["params"]:
-                if "average" in self.state[p]:
+                if "average" in self.state.get(p, {}):
                     kept = p.detach().clone()
                     p.copy_(self.state[p]["average"])
                     self.state[p]["average"].copy_(kept)
+
+
+class AveragedSGD(Averaging, torch.optim.SGD):
+    """SGD with averages."""
+
+
+class AveragedAdamW(Averaging, torch.optim.AdamW):
+    """AdamW with averages."""
+
+
+def with_averages(optimizer: torch.optim.Optimizer, horizon: int) -> AveragedSGD | AveragedAdamW:
+    """An optimiser with all that another has, which averages besides."""
+    kind = AveragedAdamW if isinstance(optimizer, torch.optim.AdamW) else AveragedSGD
+    averaging = kind(optimizer.param_groups, lr=optimizer.defaults["lr"])
+    averaging.begin(horizon)
+    return averaging
 
 
 def horizon_of(iterations: int) -> int:

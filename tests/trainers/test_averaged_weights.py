@@ -4,20 +4,20 @@ import copy
 
 import torch
 
-from nnunet_synthtumour.trainers.averaged_sgd import AveragedSGD, horizon_of
+from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 
 
-def _trained(steps: int, resume_at: int | None = None) -> tuple[torch.nn.Module, AveragedSGD]:
+def _trained(steps: int, resume_at: int | None = None) -> tuple[torch.nn.Module, Averaging]:
     torch.manual_seed(0)
     network = torch.nn.Linear(4, 3)
     plain = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
-    optimizer = AveragedSGD.of(plain, 5)
+    optimizer = with_averages(plain, 5)
     for step in range(steps):
         if step == resume_at:  # as a checkpoint is written: averages in the network, weights in the optimiser
             optimizer.exchange(True)
             weights, state = copy.deepcopy(network.state_dict()), copy.deepcopy(optimizer.state_dict())
             network = torch.nn.Linear(4, 3)
-            optimizer = AveragedSGD.of(torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True), 99)
+            optimizer = with_averages(torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, nesterov=True), 99)
             network.load_state_dict(weights)
             optimizer.load_state_dict(state)
             assert optimizer.averaged
