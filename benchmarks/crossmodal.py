@@ -2,11 +2,11 @@
 
     python benchmarks/crossmodal.py -o OUT [--visibilities 1 0.5 0.25 0] [--patients 8] [--test 6] [--epochs 16]
 
-Every patient has a source image (FLAIR-like, labelled: white matter, CSF, tumour) in another pose
-and shape than the target image (T1-like). `unregistered` and `affine`: the source's labels as they lie, and after
-`synthtumour align --onto`. `ours, mind` and `ours, ncc`: the segmenter that CrossModalTrainer trains. `bound`: nnU-Net on
-the true labels of the same targets. Segmenters are judged on patients that nobody has seen, transferred labels on the
-targets themselves. The visibility verdict sees aligned source labels only. Finished runs are not repeated.
+Every patient has a source image (FLAIR-like, labelled: white matter, CSF, tumour) in another pose and shape than the
+target image (T1-like). `unregistered` and `affine`: the source's labels as they lie, and after `synthtumour align --onto`.
+`ours, mind` and `ours, ncc`: the segmenter that CrossModalTrainer trains. `bound`: nnU-Net with the same recipe on the true
+labels of the same targets. Segmenters are judged on patients that nobody has seen, transferred labels on the targets
+themselves. The visibility verdict sees aligned source labels only. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ORGANS = (1, 2)
 ANATOMY = {3: 1, 1: 2}  # value in the phantom's anatomy -> ours
 TARGET, SOURCE, ALIGNED, BOUND = "Dataset300_Target", "Dataset301_Source", "Dataset302_Aligned", "Dataset303_Bound"
 PLANS, CONFIGURATION = "nnUNetDeepAtlasSmallPlans", "3d_fullres"
-ALONE, LEARNING_RATE = 0.2, 0.03  # the same rate for all arms; nnU-Net's 0.01 is for 250,000 iterations
+ALONE = 0.2
 
 
 def command(*words: object) -> None:
@@ -137,11 +137,9 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
-        nnUNetTrainerNoMirroring,
-    )
 
     from nnunet_synthtumour.settings import with_settings
+    from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.crossmodal_trainer import CrossModalTrainer
 
     name = BOUND if arm == "bound" else TARGET
@@ -151,7 +149,11 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     }
     dataset_json = json.loads((preprocessed / name / "dataset.json").read_text(encoding="utf-8"))
     data = preprocessed / BOUND / plans["configurations"][CONFIGURATION]["data_identifier"]
-    base: type[Any] = nnUNetTrainerNoMirroring if arm == "bound" else CrossModalTrainer
+
+    class SameRecipe(AveragingTrainer):
+        MIRRORING = False
+
+    base: type[Any] = SameRecipe if arm == "bound" else CrossModalTrainer
     patients = sorted(file.name[:-7] for file in (folder / "target").glob("*.nii.gz"))
 
     class Arm(base):
@@ -174,7 +176,7 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         args.iterations,
         1,
     )
-    trainer.disable_checkpointing, trainer.initial_lr = True, LEARNING_RATE
+    trainer.disable_checkpointing = True
     begun = time.time()
     trainer.run_training()
     result: dict[str, Any] = {"minutes": (time.time() - begun) / 60}

@@ -3,11 +3,12 @@
     python benchmarks/deepatlas.py DATA -o OUT [--labels 1 5 10] [--draws 3] [--test 20] [--epochs 20 --iterations 25]
 
 DATA holds imagesTr/ and labelsTr/ (files of the same names). Everything is first put on one grid (`synthtumour align`)
-and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number of iterations. `labels-alone`: nnU-Net
-on the k labelled images; `labels-alone-unmirrored`: the same without mirroring, which DeepAtlas goes without too. `deepatlas`: the same and all others without label. `bound`: nnU-Net on all labels.
-`unsupervised`: the registration network of `deepatlas` without any label. Dice is the mean over labels and cases (or
-pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. Runs that are
-finished are not repeated.
+and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number of iterations. `labels-alone`: stock
+nnU-Net on the k labelled images. `same-recipe`: the same with what DeepAtlasTrainer changes about nnU-Net besides (AdamW in
+short trainings, averaged weights, no mirroring), so what is left is what unlabelled images give. `deepatlas`: all others
+without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
+without any label. Dice is the mean over labels and cases (or pairs) of the test set; labels are warped by the nearest
+neighbour, folds counted by central differences. Runs that are finished are not repeated.
 """
 
 from __future__ import annotations
@@ -118,15 +119,16 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
           ) -> dict[str, Any]:  # fmt: skip
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
-        nnUNetTrainerNoMirroring,
-    )
 
     from nnunet_synthtumour.settings import BLOCK
+    from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 
-    stock = {"labels-alone": nnUNetTrainer, "bound": nnUNetTrainer, "labels-alone-unmirrored": nnUNetTrainerNoMirroring}
-    base: type[Any] = stock.get(arm, DeepAtlasTrainer)
+    class SameRecipe(AveragingTrainer):
+        MIRRORING = False
+
+    others = {"labels-alone": nnUNetTrainer, "same-recipe": SameRecipe, "bound": SameRecipe}
+    base: type[Any] = others.get(arm, DeepAtlasTrainer)
 
     class Arm(base):
         def do_split(self) -> tuple[list[str], list[str]]:
@@ -139,7 +141,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     roles = {case: "labelled" if case in labelled else "unlabelled" for case in training}
     block: dict[str, Any] = {
         "roles": roles,
-        "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations, "initial_lr": args.lr},
+        "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
     }
     if arm == "unsupervised":
         block |= {"deepatlas": {"alone": 1.0}, "registration": {"anatomy": 0.0}}
@@ -149,7 +151,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     trainer = Arm(test.plans | {"continue_training": False}, CONFIGURATION, "all", dataset_json,
                   torch.device(args.device))  # fmt: skip
     trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
-    trainer.num_val_iterations_per_epoch, trainer.initial_lr = 1, args.lr
+    trainer.num_val_iterations_per_epoch = 1
     trainer.disable_checkpointing = True
     begun, cpu = time.time(), time.process_time()
     trainer.run_training()
@@ -170,10 +172,10 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=25)
-    parser.add_argument("--lr", type=float, default=0.03,
-                        help="of all segmentation networks; nnU-Net's 0.01 is for 250,000 iterations")  # fmt: skip
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--arms", nargs="+", default=["labels-alone", "deepatlas", "unsupervised", "bound"])
+    parser.add_argument(
+        "--arms", nargs="+", default=["labels-alone", "same-recipe", "deepatlas", "unsupervised", "bound"]
+    )
     args = parser.parse_args()
     args.out = args.out.resolve()
     os.environ.setdefault("nnUNet_n_proc_DA", "2")
@@ -219,7 +221,7 @@ def figure(results: dict[str, list[dict[str, Any]]], args: argparse.Namespace, e
 
     drawing, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, key, title in ((left, "segmentation", "segmentation"), (right, "after", "registration")):
-        for arm, colour in (("labels-alone", "C1"), ("deepatlas", "C0")):
+        for arm, colour in (("labels-alone", "C1"), ("same-recipe", "C2"), ("deepatlas", "C0")):
             ks = [k for k in args.labels if any(key in r for r in results.get(f"{arm} {k}", []))]
             if ks:
                 axis.plot(

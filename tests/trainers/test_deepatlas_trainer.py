@@ -56,7 +56,9 @@ def test_what_it_cannot_do_is_said_at_once(toy: Path) -> None:
 
 
 @pytest.mark.parametrize(("settings", "axes"), [({}, None), ({"training": {"mirroring": True}}, (0, 1, 2))])
-def test_nothing_is_mirrored_unless_the_settings_say_so(toy: Path, settings: dict, axes: tuple[int, ...] | None) -> None:
+def test_nothing_is_mirrored_unless_the_settings_say_so(
+    toy: Path, settings: dict, axes: tuple[int, ...] | None
+) -> None:
     trainer = make_trainer(toy, DeepAtlasTrainer, roles=ROLES, **settings)
     *_, mirrored = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert mirrored == axes

@@ -95,7 +95,9 @@ def test_the_small_learning_rate_is_for_the_junior_s_weights_and_yields_to_the_u
         assert made.param_groups[0]["lr"] == pytest.approx(expected)
 
 
-def test_senior_and_junior_may_train_for_different_numbers_of_epochs(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_senior_and_junior_may_train_for_different_numbers_of_epochs(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"training": {"epochs": 3}, "senior": {"epochs": 7}}
     assert make_trainer(toy, SynthTumourTrainer, **settings).num_epochs == 3
     assert make_trainer(toy, SynthTumourSeniorTrainer, **settings).num_epochs == 7
