@@ -125,7 +125,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 
     class SameRecipe(AveragingTrainer):
-        MIRRORING = False
+        MIRRORING, OPTIMIZER_IF_SHORT = DeepAtlasTrainer.MIRRORING, DeepAtlasTrainer.OPTIMIZER_IF_SHORT
 
     others = {"labels-alone": nnUNetTrainer, "same-recipe": SameRecipe, "bound": SameRecipe}
     base: type[Any] = others.get(arm, DeepAtlasTrainer)

@@ -50,7 +50,9 @@ class TrainingSettings:
     epochs: int | None = setting(250, low=1, doc="number of epochs")
     iterations: int | None = setting(None, low=1, doc="training iterations per epoch")
     optimizer: str | None = setting(
-        None, choices=("sgd", "adamw"), doc="null: nnU-Net's SGD, but AdamW for trainings of at most 5000 iterations"
+        None,
+        choices=("sgd", "adamw"),
+        doc="null: nnU-Net's SGD, but AdamW for at most 5000 iterations where images are registered",
     )
     initial_lr: float | None = setting(
         None, low=1e-8, high=1.0, doc="learning rate of the first epoch; null: 0.01 with SGD, 0.001 with AdamW"

@@ -13,14 +13,14 @@ from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
-# Up to so many iterations AdamW is used: nnU-Net's SGD with a momentum of 0.99 hardly gets going before.
-SHORT, ADAMW_LR = 5000, 1e-3
+SHORT, ADAMW_LR = 5000, 1e-3  # a training of so many iterations is short
 
 
 class AveragingTrainer(nnUNetTrainer):
     """Validates, saves and predicts with a running average of the weights that are trained."""
 
     MIRRORING = True  # unless the settings say otherwise
+    OPTIMIZER_IF_SHORT = "sgd"
 
     settings: Settings
     num_epochs: int
@@ -50,7 +50,7 @@ class AveragingTrainer(nnUNetTrainer):
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""
         iterations = self.num_epochs * self.num_iterations_per_epoch
-        wanted = self.settings.training.optimizer or ("adamw" if iterations <= SHORT else "sgd")
+        wanted = self.settings.training.optimizer or (self.OPTIMIZER_IF_SHORT if iterations <= SHORT else "sgd")
         return self._resumed_optimizer or wanted
 
     def default_lr(self) -> float:

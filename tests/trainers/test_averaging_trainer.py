@@ -6,26 +6,33 @@ import pytest
 import torch
 
 from nnunet_synthtumour.trainers.averaged_weights import AveragedAdamW, AveragedSGD
+from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import make_trainer
 
 LONG = {"epochs": 250, "iterations": 250}
 SHORT = {"epochs": 2, "iterations": 2, "seed": 1}
+ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in range(8)}
 
 
 @pytest.mark.parametrize(
-    ("training", "kind", "rate"),
+    ("trainer_class", "training", "kind", "rate"),
     [
-        (LONG, AveragedSGD, 0.01),
-        (SHORT, AveragedAdamW, 0.001),
-        ({**LONG, "optimizer": "adamw"}, AveragedAdamW, 0.001),
-        ({**SHORT, "optimizer": "sgd"}, AveragedSGD, 0.01),
-        ({**SHORT, "initial_lr": 0.02}, AveragedAdamW, 0.02),
-        ({**SHORT, "optimizer": "adamw", "averaging": 0}, torch.optim.AdamW, 0.001),
+        (SynthTumourTrainer, LONG, AveragedSGD, 0.01),
+        (SynthTumourTrainer, SHORT, AveragedSGD, 0.01),
+        (SynthTumourTrainer, {**LONG, "optimizer": "adamw"}, AveragedAdamW, 0.001),
+        (DeepAtlasTrainer, LONG, AveragedSGD, 0.01),
+        (DeepAtlasTrainer, SHORT, AveragedAdamW, 0.001),
+        (DeepAtlasTrainer, {**SHORT, "optimizer": "sgd"}, AveragedSGD, 0.01),
+        (DeepAtlasTrainer, {**SHORT, "initial_lr": 0.02}, AveragedAdamW, 0.02),
+        (DeepAtlasTrainer, {**SHORT, "averaging": 0}, torch.optim.AdamW, 0.001),
     ],
 )
-def test_short_trainings_use_adamw_long_ones_nnunet_s_own(toy: Path, training: dict, kind: type, rate: float) -> None:
-    trainer = make_trainer(toy, SynthTumourTrainer, training=training)
+def test_short_registrations_use_adamw_all_else_nnunet_s_own(
+    toy: Path, trainer_class: type, training: dict, kind: type, rate: float
+) -> None:
+    roles = {"roles": ROLES} if trainer_class is DeepAtlasTrainer else {}
+    trainer = make_trainer(toy, trainer_class, training=training, **roles)
     trainer.network = torch.nn.Conv3d(1, 1, 1)
     optimizer, scheduler = trainer.configure_optimizers()
     assert type(optimizer) is kind
@@ -35,8 +42,8 @@ def test_short_trainings_use_adamw_long_ones_nnunet_s_own(toy: Path, training: d
 
 
 def test_a_subclass_with_epochs_of_its_own_gets_what_suits_them(toy: Path) -> None:
-    trainer = make_trainer(toy, SynthTumourTrainer, training=LONG)
-    trainer.num_epochs = 10
+    trainer = make_trainer(toy, DeepAtlasTrainer, training=LONG, roles=ROLES)
+    trainer.num_epochs, trainer.num_iterations_per_epoch = 10, 25
     trainer.network = torch.nn.Conv3d(1, 1, 1)
     optimizer, _ = trainer.configure_optimizers()
     assert isinstance(optimizer, AveragedAdamW)
@@ -44,7 +51,7 @@ def test_a_subclass_with_epochs_of_its_own_gets_what_suits_them(toy: Path) -> No
 
 
 def test_a_training_goes_on_with_the_optimiser_that_it_began_with(toy: Path) -> None:
-    begun = make_trainer(toy, SynthTumourTrainer, training=SHORT, validation={"patches": 4})
+    begun = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "optimizer": "adamw"}, validation={"patches": 4})
     begun.run_training()
     file = str(Path(begun.output_folder) / "checkpoint_final.pth")
     longer = make_trainer(toy, SynthTumourTrainer, training=LONG, resume=True)
