@@ -70,6 +70,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         self.classes = len(self.label_manager.all_labels)
         self.registration: RegistrationLearner | None = None
         self.dataloader_pairs: Any = None
+        self.taught_by: set[str] = set()  # cases whose labels pairs show
 
     def _refuse_what_cannot_work(self) -> None:
         name = type(self).__name__
@@ -133,6 +134,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         )  # fmt: skip
         if not loader.kinds:
             raise Refusal("deepatlas.pairs leaves no kind of pairs that this data set has; raise one of its shares.")
+        self.taught_by = set(train)
         self.dataloader_pairs = self._start_pairs(loader)
         self.patches = PairPatches(
             self.configuration_manager.patch_size,
@@ -188,7 +190,8 @@ class DeepAtlasTrainer(AveragingTrainer):
         assert self.registration is not None
         learner, settings = self.registration, self.settings.registration
         moving, fixed = pair["moving"], pair["fixed"]
-        predicted = [self.predict(side["image"]) if joint else None for side in (moving, fixed)]
+        wanting = [joint and not set(side["case"]) <= self.taught_by for side in (moving, fixed)]
+        predicted = [self.predict(side["image"]) if w else None for w, side in zip(wanting, (moving, fixed), strict=True)]
         with autocast("cuda") if self.device.type == "cuda" else dummy_context():
             output = learner.network(moving["match"], fixed["match"])
         velocities, extra = learner.velocities_and_graph_loss(output)
