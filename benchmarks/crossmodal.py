@@ -200,7 +200,6 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def crossed(trainer: Any, folder: Path) -> dict[str, Any]:
     """Dice of the labels that were carried over, folds of the fields, and the verdicts."""
-    from nnunet_synthtumour.registration.instance import normalised
     from nnunet_synthtumour.registration.metrics import folds_percent
 
     rows, folds = [], []
@@ -209,7 +208,7 @@ def crossed(trainer: Any, folder: Path) -> dict[str, Any]:
         labels = trainer.carried_to(target, source).labels.numpy()
         truth = read(folder / "truth" / f"{target}.nii.gz")
         rows.append(scores(labels, truth))
-        images = [normalised(trainer.pairs_of[case].image[None]) for case in (source[0], target)]
+        images = [trainer.pairs_of[case].match()[None] for case in (source[0], target)]
         folds.append(folds_percent(trainer._refined(*images)))
     verdicts = {v.structure: v.as_json() for v in trainer.verdicts()}
     return {"carried": mean(rows), "folds": float(np.max(folds)), "verdicts": verdicts}

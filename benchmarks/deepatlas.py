@@ -94,14 +94,13 @@ class TestCases:
         import torch
 
         from nnunet_synthtumour.registration.fields import warp
-        from nnunet_synthtumour.registration.instance import normalised
         from nnunet_synthtumour.registration.metrics import folds_percent
 
         before, after, folds = [], [], []
         for moving, fixed in self.pairs:
             one, other = self.cases[moving], self.cases[fixed]
             with torch.no_grad():
-                u, _ = trainer.registration.register(normalised(one.image[None]), normalised(other.image[None]))
+                u, _ = trainer.registration.register(one.match()[None], other.match()[None])
             truth, labels = other.seg[0].clamp(min=0).numpy(), one.seg.clamp(min=0)
             before.append(mean_dice(labels[0].numpy(), truth))
             after.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))

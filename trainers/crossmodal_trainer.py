@@ -19,8 +19,9 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.registration.anatomy import one_hot
 from nnunet_synthtumour.registration.fields import resize, warp
-from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS, InstanceSettings, normalised, optimise
+from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS, InstanceSettings, optimise
 from nnunet_synthtumour.registration.regularity import inverse_consistency
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
 from nnunet_synthtumour.trainers.carried_labels import (
@@ -241,14 +242,14 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def carried_to(self, target: str, sources: list[str]) -> Any:
         assert self.registration is not None
-        fixed = normalised(self.pairs_of[target].image[None]).to(self.device)
+        fixed = self.pairs_of[target].match()[None].to(self.device)
         labels, differences = [], []
         for source in sources:
             whole = self.pairs_of[source]
-            moving = normalised(whole.image[None]).to(self.device)
+            moving = whole.match()[None].to(self.device)
             u = self._refined(moving, fixed)
-            seg = whole.seg[None].clamp(min=0).float().to(self.device)
-            labels.append(warp(seg, u, "nearest")[0, 0].short().cpu())
+            seg = one_hot(whole.seg[None].clamp(min=0).to(self.device), self.classes)
+            labels.append(warp(seg, u)[0].argmax(0).short().cpu())
             differences.append(unlikeness(warp(moving, u), fixed)[0, 0].cpu())
         return fuse(labels, differences, self.classes)
 
@@ -263,6 +264,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
             iterations=self.settings.crossmodal.refine,
             regularity=settings.regularity_kind,  # type: ignore[arg-type]
             regularity_weight=settings.regularity * REGULARITY_WEIGHTS[settings.similarity],
+            symmetric=True,
         )
         learnt = self.registration.velocity(moving, fixed)
         spacing = self.configuration_manager.spacing

@@ -191,7 +191,9 @@ class DeepAtlasTrainer(AveragingTrainer):
         learner, settings = self.registration, self.settings.registration
         moving, fixed = pair["moving"], pair["fixed"]
         wanting = [joint and not set(side["case"]) <= self.taught_by for side in (moving, fixed)]
-        predicted = [self.predict(side["image"]) if w else None for w, side in zip(wanting, (moving, fixed), strict=True)]
+        predicted = [
+            self.predict(side["image"]) if w else None for w, side in zip(wanting, (moving, fixed), strict=True)
+        ]
         with autocast("cuda") if self.device.type == "cuda" else dummy_context():
             output = learner.network(moving["match"], fixed["match"])
         velocities, extra = learner.velocities_and_graph_loss(output)

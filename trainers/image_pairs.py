@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from batchgenerators.dataloading.data_loader import DataLoader
 
-from nnunet_synthtumour.registration.instance import normalised
-from nnunet_synthtumour.trainers.whole_grids import WholeCases
+from nnunet_synthtumour.trainers.whole_grids import Whole, WholeCases
 
 KINDS = ("labelled-labelled", "labelled-unlabelled", "unlabelled-labelled", "unlabelled-unlabelled")
 
@@ -19,7 +18,7 @@ class PairLoader(DataLoader):
     """Yields `moving` and `fixed`, each a dict of
 
     image (B, C, X, Y, Z)   as nnU-Net normalised it, for the segmentation network
-    match (B, C, X, Y, Z)   the same scaled to 0 ... 1, for the registration network and the similarity
+    match (B, C, X, Y, Z)   the same scaled to 0 ... 1 and dark outside, for the registration network and the similarity
     seg (B, 1, X, Y, Z)     labels; -1 outside of the image, the ignore label everywhere in unlabelled cases
     labelled (B,)           bool
     """
@@ -52,10 +51,10 @@ class PairLoader(DataLoader):
         for side, name in enumerate(("moving", "fixed")):
             samples = [self._sample(pair[side], flips) for pair, flips in pairs]
             sides[name] = {
-                "image": torch.stack([image for image, _, _ in samples]),
-                "match": normalised(torch.stack([image for image, _, _ in samples])),
-                "seg": torch.stack([seg for _, seg, _ in samples]),
-                "labelled": torch.tensor([known for _, _, known in samples]),
+                "image": torch.stack([whole.image for whole, _ in samples]),
+                "match": torch.stack([whole.match() for whole, _ in samples]),
+                "seg": torch.stack([whole.seg for whole, _ in samples]),
+                "labelled": torch.tensor([known for _, known in samples]),
                 "case": [pair[side] for pair, _ in pairs],
             }
         return sides
@@ -68,7 +67,7 @@ class PairLoader(DataLoader):
         flips = [axis for axis in self.flip_axes if np.random.uniform() < 0.5]
         return (moving, fixed), flips
 
-    def _sample(self, case: str, flips: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    def _sample(self, case: str, flips: Sequence[int]) -> tuple[Whole, bool]:
         whole = self.cases[case]
         axes = [axis + 1 for axis in flips]
-        return whole.image.flip(axes), whole.seg.flip(axes), case in self.groups["labelled"]
+        return Whole(whole.image.flip(axes), whole.seg.flip(axes)), case in self.groups["labelled"]

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from nnunet_synthtumour.registration.fields import warp
-from nnunet_synthtumour.registration.instance import normalised
 from nnunet_synthtumour.registration.metrics import dice, folds_percent, overlap, sd_log_jacobian
 from nnunet_synthtumour.registration_picture import save_picture
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
@@ -61,7 +60,7 @@ class PairValidation:
         self, learner: RegistrationLearner, device: torch.device, pair: tuple[str, str]
     ) -> tuple[dict[str, float], tuple[np.ndarray, ...]]:
         moving, fixed = (self.cases[case] for case in pair)
-        one, other = (normalised(side.image[None]).to(device) for side in (moving, fixed))
+        one, other = (side.match()[None].to(device) for side in (moving, fixed))
         forward, _ = learner.register(one, other)
         labels = moving.seg[None].clamp(min=0).float().to(device)
         warped = warp(labels, forward, "nearest")[0, 0].cpu().numpy().astype(np.int16)

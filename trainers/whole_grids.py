@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.registration.instance import normalised
 
 OUTSIDE = -1  # what nnU-Net writes into the segmentation where there is no image
 SHIFT_TOLERANCE = 1e-3
@@ -34,6 +35,14 @@ class Whole(NamedTuple):
 
     image: Tensor
     seg: Tensor
+
+    def match(self) -> Tensor:
+        """The image as registration compares it: 0 ... 1, and as dark as its darkest voxel outside of the image.
+
+        Where nnU-Net normalises within a mask, it leaves the mean of the image around it: an organ without an outline.
+        """
+        darkest = self.image.amin(tuple(range(1, self.image.ndim)), keepdim=True)
+        return normalised(torch.where(self.seg == OUTSIDE, darkest, self.image)[None])[0]
 
 
 def common_grid(

@@ -69,3 +69,18 @@ def test_images_without_a_common_grid_are_refused_in_one_sentence() -> None:
     box = (slice(0, 10), slice(0, 10), slice(0, 10))
     with pytest.raises(Refusal, match="synthtumour align"):
         common_grid({"a": _case(box)[2], "b": _case(box, spacing=1.2)[2]}, (1.0,) * 3, (0, 1, 2))
+
+
+def test_what_registration_sees_is_dark_outside_whatever_normalisation_left_there() -> None:
+    image = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
+    seg = np.zeros((1, *SHAPE), np.int8)
+    seg[:, :4] = OUTSIDE
+    image[:, :4] = 0.0  # the mean of the image: nnU-Net's normalisation within a mask
+    properties = _case(tuple(slice(0, n) for n in SHAPE))[2]
+    whole = on_grid(image, seg, properties, common_grid({"a": properties}, (1.0,) * 3, (0, 1, 2)))
+    match = whole.match()
+    assert match.min() == 0 and match.max() == 1
+    assert (match[:, :4] == 0).all()
+    assert (whole.image[:, :4] == 0).all()  # what segmentation sees is nnU-Net's
+    inside = [m[0, 4:].flatten().numpy() for m in (match, whole.image)]
+    assert np.corrcoef(*inside)[0, 1] > 0.99
