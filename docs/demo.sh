@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
 # The whole pipeline on the embedded phantoms: two folders of images in, a senior, its predictions and a report out.
-# The junior only has to find the tumours; most of the quarter of an hour goes to the senior.
 # Usage: demo.sh [FOLDER]. A second run in the same folder continues.
 set -euo pipefail
 
@@ -12,6 +11,5 @@ synthtumour phantom "$out/phantoms" --spacing 3 --healthy 12 --unlabelled 12 --t
 synthtumour run --healthy "$out/phantoms/healthy" --unlabelled "$out/phantoms/unlabelled" \
     --test "$out/phantoms/test" --test-labels "$out/phantoms/test_labels" \
     -d 100 -n Phantoms -o "$out/run" -device cpu -np 2 \
-    --set training.epochs="${SYNTHTUMOUR_EPOCHS:-3}" --set senior.epochs="${SYNTHTUMOUR_EPOCHS:-9}" \
-    --set training.iterations="${SYNTHTUMOUR_ITERATIONS:-25}" \
+    --set training.epochs="${SYNTHTUMOUR_EPOCHS:-8}" --set training.iterations="${SYNTHTUMOUR_ITERATIONS:-25}" \
     --set validation.patches=16
