@@ -63,3 +63,14 @@ def test_a_training_goes_on_with_the_optimiser_that_it_began_with(toy: Path) -> 
     assert all(torch.equal(value, weights[key]) for key, value in longer.network.state_dict().items())
     states = [[s["exp_avg"] for s in t.optimizer.state.values()] for t in (begun, longer)]
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize(("mirroring", "axes"), [(None, (0, 1, 2)), (True, (0, 1, 2)), (False, None)])
+def test_mirroring_of_training_and_prediction_can_be_turned_off(
+    toy: Path, mirroring: bool | None, axes: tuple[int, ...] | None
+) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "mirroring": mirroring})
+    trainer.initialize()
+    loader, _ = trainer.get_dataloaders()
+    assert torch.isfinite(next(loader)["data"]).all()
+    assert trainer.inference_allowed_mirroring_axes == axes
