@@ -4,9 +4,10 @@
 
 Every patient has a source image (FLAIR-like, labelled: white matter, CSF, tumour) in another pose and shape than the
 target image (T1-like). `unregistered` and `affine`: the source's labels as they lie, and after `synthtumour align --onto`.
-`ours, mind` and `ours, ncc`: the segmenter that CrossModalTrainer trains. `bound`: nnU-Net with the same recipe on the true
-labels of the same targets. Segmenters are judged on patients that nobody has seen, transferred labels on the targets
-themselves. The visibility verdict sees aligned source labels only. Finished runs are not repeated.
+`ours, mind`: the segmenter that CrossModalTrainer trains, with its defaults; `ours, ncc`: with NCC throughout. `bound`:
+nnU-Net with the same recipe on the true labels of the same targets. Segmenters are judged on patients that nobody has seen,
+transferred labels on the targets themselves. The visibility verdict sees aligned source labels only. Finished runs are not
+repeated.
 """
 
 from __future__ import annotations
@@ -164,9 +165,11 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     segmentation = args.epochs - round(ALONE * args.epochs)
     epochs = segmentation if arm == "bound" else args.epochs
     if arm != "bound":
+        similarity = arm.split()[-1]
+        refined_by = {} if similarity == "mind" else {"refine_similarity": similarity}
         dataset_json = with_settings(dataset_json, {
             "source": {"dataset": ALIGNED, "pairing": "paired"},
-            "crossmodal": {"similarity": arm.split()[-1], "alone": ALONE},
+            "crossmodal": {"similarity": similarity, "alone": ALONE, **refined_by},
             "training": {"epochs": epochs, "iterations": args.iterations, "seed": args.seed}})  # fmt: skip
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)

@@ -259,11 +259,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
         settings = self.settings.registration
         if not self.settings.crossmodal.refine:
             return self.registration.register(moving, fixed)[0]
+        similarity = self.settings.crossmodal.refine_similarity
         wanted = InstanceSettings(
-            similarity=settings.similarity,  # type: ignore[arg-type]
+            similarity=similarity,  # type: ignore[arg-type]
             iterations=self.settings.crossmodal.refine,
             regularity=settings.regularity_kind,  # type: ignore[arg-type]
-            regularity_weight=settings.regularity * REGULARITY_WEIGHTS[settings.similarity],
+            regularity_weight=settings.regularity * REGULARITY_WEIGHTS[similarity],
             symmetric=True,
         )
         learnt = self.registration.velocity(moving, fixed)
