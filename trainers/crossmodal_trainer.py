@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +338,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
         return {"loss": np.array(np.nan), "tp_hard": nothing, "fp_hard": nothing, "fn_hard": nothing}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)  # nothing is segmented yet
             super().on_validation_epoch_end(val_outputs)
         mean, moving = (self.logger.get_value(key, None) for key in ("mean_fg_dice", "ema_fg_dice"))
         if self.stage(self.current_epoch) == ALONE:
