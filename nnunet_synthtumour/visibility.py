@@ -16,7 +16,7 @@ from nnunet_synthtumour.visibility_features import (
     ring_around,
 )
 
-# Printed by benchmarks/visibility_calibration.py: Dice that a network reached on phantoms, over separability.
+# A first guess of the Dice over separability: the order counts. benchmarks/crossmodal.py prints what is reached.
 SEPARABILITY = (0.50, 0.60, 0.70, 0.80, 0.90, 1.00)
 EXPECTED_DICE = (0.00, 0.10, 0.30, 0.55, 0.80, 0.95)
 VISIBLE, FAINT, INVISIBLE = "visible", "faint", "not visible"
@@ -110,7 +110,7 @@ def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> li
 
 
 def expected_dice(separability: float) -> float:
-    """The Dice that networks reached on phantoms of this separability."""
+    """The Dice to expect of a structure of this separability; see SEPARABILITY."""
     return float(np.interp(separability, SEPARABILITY, EXPECTED_DICE))
 
 
