@@ -42,7 +42,7 @@ def read_image(path: Path) -> sitk.Image:
         if "orthonormal" in str(error):
             why = "has axes that are not at right angles, which ITK and nnU-Net do not take; resample it"
         else:
-            why = "cannot be read; is it there, and complete?"
+            why = "cannot be read; make sure that it is there, and complete"
         raise UnusableImage(f"{path.name} {why}") from error
 
 
@@ -62,8 +62,12 @@ def _read_file(file: Path) -> sitk.Image:
 
 
 def _read_series(folder: Path) -> sitk.Image:
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if any(folder.iterdir()) else ()
+    if not series:
+        raise UnusableImage(
+            f"{folder.name} is a folder without DICOM images; give an image, or the folder of one DICOM series"
+        )
+    if len(series) > 1:
         raise UnusableImage(f"{folder.name} holds {len(series)} DICOM series; make one folder for each")
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series[0]))

@@ -69,3 +69,11 @@ def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
         read_image(tmp_path / "text.nii.gz")
     with pytest.raises(UserError, match="cannot be written"):
         write_image(sitk.Image(3, 3, 3, sitk.sitkUInt8), tmp_path / "no_folder" / "x.nii.gz")
+
+
+def test_a_folder_without_images_is_no_series(tmp_path: Path) -> None:
+    with pytest.raises(UnusableImage, match="without DICOM images"):
+        read_image(tmp_path)
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
+    with pytest.raises(UnusableImage, match="without DICOM images"):
+        read_image(tmp_path)

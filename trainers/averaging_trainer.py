@@ -45,7 +45,7 @@ class AveragingTrainer(nnUNetTrainer):
         )
         self._lr_of = {"sgd": self.initial_lr, "adamw": ADAMW_LR}
         self._resumed_optimizer: str | None = None
-        self.initial_lr = self._default_lr = training.initial_lr or self._lr_of[self.optimizer_name()]
+        self.initial_lr = self._default_lr = self.default_lr()
 
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""
