@@ -31,7 +31,6 @@ ORGANS = (1, 2)
 ANATOMY = {3: 1, 1: 2}  # value in the phantom's anatomy -> ours
 TARGET, SOURCE, ALIGNED, BOUND = "Dataset300_Target", "Dataset301_Source", "Dataset302_Aligned", "Dataset303_Bound"
 PLANS, CONFIGURATION = "nnUNetDeepAtlasSmallPlans", "3d_fullres"
-ALONE = 0.2
 
 
 def command(*words: object) -> None:
@@ -139,7 +138,7 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    from nnunet_synthtumour.settings import with_settings
+    from nnunet_synthtumour.settings import CrossModalSettings, with_settings
     from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.crossmodal_trainer import CrossModalTrainer
 
@@ -162,14 +161,14 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             return (patients, patients) if arm == "bound" else super().do_split()
 
     Arm.__name__ = arm.replace(", ", "_")
-    segmentation = args.epochs - round(ALONE * args.epochs)
+    segmentation = args.epochs - round(CrossModalSettings().alone * args.epochs)
     epochs = segmentation if arm == "bound" else args.epochs
     if arm != "bound":
         similarity = arm.split()[-1]
         refined_by = {} if similarity == "mind" else {"refine_similarity": similarity}
         dataset_json = with_settings(dataset_json, {
             "source": {"dataset": ALIGNED, "pairing": "paired"},
-            "crossmodal": {"similarity": similarity, "alone": ALONE, **refined_by},
+            "crossmodal": {"similarity": similarity, **refined_by},
             "training": {"epochs": epochs, "iterations": args.iterations, "seed": args.seed}})  # fmt: skip
     torch.manual_seed(args.seed)
     np.random.seed(args.seed)
@@ -205,14 +204,14 @@ def crossed(trainer: Any, folder: Path) -> dict[str, Any]:
     """Dice of the labels that were carried over, folds of the fields, and the verdicts."""
     from nnunet_synthtumour.registration.metrics import folds_percent
 
-    rows, folds = [], []
+    rows, folds, carrier = [], [], trainer.carrier()
     for target in trainer.unlabelled:
         source = trainer._sources_of(target)
-        labels = trainer.carried_to(target, source).labels.numpy()
+        labels = carrier.carry(target, source).labels.numpy()
         truth = read(folder / "truth" / f"{target}.nii.gz")
         rows.append(scores(labels, truth))
         images = [trainer.pairs_of[case].match()[None] for case in (source[0], target)]
-        folds.append(folds_percent(trainer._refined(*images)))
+        folds.append(folds_percent(carrier.field(*images)))
     verdicts = {v.structure: v.as_json() for v in trainer.verdicts()}
     return {"carried": mean(rows), "folds": float(np.max(folds)), "verdicts": verdicts}
 

@@ -214,11 +214,14 @@ class CrossModalSettings:
     )
     network: str = setting("mscgunet", choices=("unet", "mscgunet"), doc="the registration network")
     similarity: str = setting("mind", choices=("mind", "nmi", "ncc", "lncc", "mse"), doc="of source and target")
-    alone: float = setting(0.4, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
+    alone: float = setting(0.2, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
     half: float = setting(0.5, low=0.0, doc="weight of similarity and overlap at half resolution")
     consistency: float = setting(0.1, low=0.0, doc="weight of the inverse consistency of both directions")
     refine: int = setting(100, low=0, doc="iterations that fit the network's field to a pair before labels are carried")
     refine_similarity: str = setting("nmi", choices=("mind", "nmi", "ncc", "lncc", "mse"), doc="of the images in that")
+    appearance: float = setting(
+        1.0, low=0.0, doc="weight of the target's intensities in carried labels; 0: fields alone"
+    )
     sources: int = setting(5, low=1, doc="source images whose labels are fused on a target; one where they are paired")
     trusted: float = setting(0.7, low=0.0, high=1.0, doc="least agreement of the sources, else the ignore label")
     doubtful: float = setting(0.02, low=0.0, high=0.9, doc="share of voxels, least similar of all, that are ignored")

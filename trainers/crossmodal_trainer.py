@@ -20,23 +20,21 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import Tensor, autocast
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.registration.anatomy import one_hot
 from nnunet_synthtumour.registration.fields import resize, warp
-from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS, InstanceSettings, optimise
+from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
 from nnunet_synthtumour.registration.regularity import inverse_consistency
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
 from nnunet_synthtumour.trainers.carried_labels import (
     dataset_with_carried_labels,
-    fuse,
     is_complete,
     summary,
     to_case,
     trusted,
-    unlikeness,
     write_case,
     write_report,
 )
 from nnunet_synthtumour.trainers.carried_report import draw_case, write_page
+from nnunet_synthtumour.trainers.carrying import LabelCarrier
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
 from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
@@ -220,11 +218,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
         shutil.rmtree(unfinished, ignore_errors=True)
         names = {int(v): k for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
         base = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder, self.unlabelled)
+        carrier = self.carrier()
         for target in self.unlabelled:
             if self.settings.roles[target] == LABELLED:
                 continue
             sources = self._sources_of(target)
-            carried = self.carried_to(target, sources)
+            carried = carrier.carry(target, sources)
             kept = trusted(carried, settings.trusted, settings.doubtful, ignore)
             _, seg, _, properties = base.load_case(target)
             on_case = to_case(kept.numpy(), np.asarray(seg[:]), properties, self.pairs_of.grid)
@@ -241,38 +240,13 @@ class CrossModalTrainer(DeepAtlasTrainer):
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.replace(folder)
 
-    def carried_to(self, target: str, sources: list[str]) -> Any:
+    def carrier(self) -> LabelCarrier:
+        """What registers sources to targets, with the registration network as it is now."""
         assert self.registration is not None
-        fixed = self.pairs_of[target].match()[None].to(self.device)
-        labels, differences = [], []
-        for source in sources:
-            whole = self.pairs_of[source]
-            moving = whole.match()[None].to(self.device)
-            u = self._refined(moving, fixed)
-            seg = one_hot(whole.seg[None].clamp(min=0).to(self.device), self.classes)
-            labels.append(warp(seg, u)[0].argmax(0).short().cpu())
-            differences.append(unlikeness(warp(moving, u), fixed)[0, 0].cpu())
-        return fuse(labels, differences, self.classes)
-
-    def _refined(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """The network's displacement, fitted to this very pair; from scratch where that fits better."""
-        assert self.registration is not None
-        settings = self.settings.registration
-        if not self.settings.crossmodal.refine:
-            return self.registration.register(moving, fixed)[0]
-        similarity = self.settings.crossmodal.refine_similarity
-        wanted = InstanceSettings(
-            similarity=similarity,  # type: ignore[arg-type]
-            iterations=self.settings.crossmodal.refine,
-            regularity=settings.regularity_kind,  # type: ignore[arg-type]
-            regularity_weight=settings.regularity * REGULARITY_WEIGHTS[similarity],
-            symmetric=True,
-        )
-        learnt = self.registration.velocity(moving, fixed)
-        spacing = self.configuration_manager.spacing
-        with torch.enable_grad():  # nnU-Net predicts without
-            fits = [optimise(moving, fixed, wanted, spacing, initial=start) for start in (learnt, None)]
-        return min(fits, key=lambda fit: fit.history[-1]).displacement
+        return LabelCarrier(
+            self.pairs_of, self.registration, self.settings.crossmodal, self.settings.registration, self.classes,
+            self.configuration_manager.spacing, self.device,
+        )  # fmt: skip
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         stage = self.stage(self.current_epoch)
