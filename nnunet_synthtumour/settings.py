@@ -215,6 +215,7 @@ class CrossModalSettings:
     network: str = setting("mscgunet", choices=("unet", "mscgunet"), doc="the registration network")
     similarity: str = setting("mind", choices=("mind", "nmi", "ncc", "lncc", "mse"), doc="of source and target")
     alone: float = setting(0.2, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
+    pretrain: bool = setting(False, doc="meanwhile, the segmenter learns from source images warped to their targets")
     half: float = setting(0.5, low=0.0, doc="weight of similarity and overlap at half resolution")
     consistency: float = setting(0.1, low=0.0, doc="weight of the inverse consistency of both directions")
     refine: int = setting(100, low=0, doc="iterations that fit the network's field to a pair before labels are carried")

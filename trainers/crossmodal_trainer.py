@@ -34,6 +34,7 @@ from nnunet_synthtumour.trainers.carried_labels import (
     write_report,
 )
 from nnunet_synthtumour.trainers.carried_report import draw_case, write_page
+from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest
 from nnunet_synthtumour.trainers.carrying import LabelCarrier
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
@@ -136,7 +137,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
         )  # fmt: skip
         sources = self.source.whole([case.removeprefix(SOURCE) for case in self.labelled])
         self.pairs_of: Any = TwoModalities(targets, sources, self.source.values)
-        self.patches = PairPatches(self.configuration_manager.patch_size, None)
+        self.patches = PairPatches(
+            self.configuration_manager.patch_size,
+            self.get_validation_transforms(
+                self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
+                regions=None, ignore_label=self.label_manager.ignore_label),
+        )  # fmt: skip
         known = [case for case in self.unlabelled if self.settings.roles[case] == LABELLED]
         pairs = [(source, target) for target in known for source in self._sources_of(target)]
         self.pair_validation = PairValidation(self.pairs_of, [], self.classes)
@@ -198,10 +204,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def _begin_with_carried_labels(self) -> None:
         first = not is_complete(self.carried_folder)
-        if self.local_rank == 0:
-            self.carry_labels()
-        if self.is_ddp:
-            dist.barrier()
+        self.carry_labels()
         if self.dataloader_train is not self.dataloader_pairs:
             self.dataloader_train._finish() if hasattr(self.dataloader_train, "_finish") else None
             self.dataloader_val._finish() if hasattr(self.dataloader_val, "_finish") else None
@@ -211,34 +214,42 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def carry_labels(self) -> None:
         """Register sources to every target, fuse their labels, ignore what is not trusted; with a report."""
+        assert self.registration is not None
         self.print_to_log_file("Carrying labels over to the targets")
-        settings, ignore = self.settings.crossmodal, int(self.label_manager.ignore_label)
-        folder, rows = self.carried_folder, []
-        unfinished = folder.with_name(f".{folder.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        about = {"epoch": self.current_epoch, "settings": dataclasses.asdict(self.settings.crossmodal)}
         names = {int(v): k for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
         base = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder, self.unlabelled)
         carrier = self.carrier()
-        for target in self.unlabelled:
-            if self.settings.roles[target] == LABELLED:
-                continue
-            sources = self._sources_of(target)
-            carried = carrier.carry(target, sources)
-            kept = trusted(carried, settings.trusted, settings.doubtful, ignore)
-            _, seg, _, properties = base.load_case(target)
-            on_case = to_case(kept.numpy(), np.asarray(seg[:]), properties, self.pairs_of.grid)
-            classes = [*self.label_manager.foreground_labels, (-1, *self.label_manager.all_labels)]
-            locations = DefaultPreprocessor._sample_foreground_locations(on_case, classes)
-            write_case(unfinished, target, on_case, locations)
-            row = summary(target, [s.removeprefix(SOURCE) for s in sources], kept, carried, names, ignore,
-                          self.configuration_manager.spacing)  # fmt: skip
-            rows.append(row)
-            draw_case(unfinished, target, self.pairs_of[target].image[0].numpy(), kept.numpy(), ignore)
-        about = {"epoch": self.current_epoch, "settings": dataclasses.asdict(settings)}
-        write_report(unfinished, about, rows)
-        write_page(unfinished, rows, list(names.values()))
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.replace(folder)
+
+        def finish(scratch: Path, rows: list[dict[str, Any]]) -> None:
+            write_report(scratch, about, rows)
+            write_page(scratch, rows, list(names.values()))
+
+        carry_to_all(
+            self.carried_folder,
+            [target for target in self.unlabelled if self.settings.roles[target] != LABELLED],
+            {**about, "network": digest(self.registration.bare.state_dict())},
+            lambda target, scratch: self._carry_to(target, scratch, carrier, base, names),
+            finish,
+            self.local_rank,
+            dist.get_world_size() if self.is_ddp else 1,
+        )
+
+    def _carry_to(
+        self, target: str, folder: Path, carrier: LabelCarrier, base: Any, names: dict[int, str]
+    ) -> dict[str, Any]:
+        """Write a target's labels and its picture to `folder`; its row of the report."""
+        settings, ignore = self.settings.crossmodal, int(self.label_manager.ignore_label)
+        sources = self._sources_of(target)
+        carried = carrier.carry(target, sources)
+        kept = trusted(carried, settings.trusted, settings.doubtful, ignore)
+        _, seg, _, properties = base.load_case(target)
+        on_case = to_case(kept.numpy(), np.asarray(seg[:]), properties, self.pairs_of.grid)
+        classes = [*self.label_manager.foreground_labels, (-1, *self.label_manager.all_labels)]
+        write_case(folder, target, on_case, DefaultPreprocessor._sample_foreground_locations(on_case, classes))
+        draw_case(folder, target, self.pairs_of[target].image[0].numpy(), kept.numpy(), ignore)
+        return summary(target, [s.removeprefix(SOURCE) for s in sources], kept, carried, names, ignore,
+                       self.configuration_manager.spacing)  # fmt: skip
 
     def carrier(self) -> LabelCarrier:
         """What registers sources to targets, with the registration network as it is now."""
@@ -253,10 +264,24 @@ class CrossModalTrainer(DeepAtlasTrainer):
         nan = np.array(np.nan)
         losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
         if stage == ALONE:
-            return losses | self.registration_step(self._on_device(batch), joint=False)
+            pair = self._on_device(batch)
+            losses |= self.registration_step(pair, joint=False)
+            return losses | (self.pretraining_step(pair) if self.settings.crossmodal.pretrain else {})
         if stage == TOGETHER:
             losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=True)
         return losses | self.segmentation_step(batch, None)
+
+    def pretraining_step(self, pair: dict[str, Any]) -> dict[str, Any]:
+        """The segmenter learns shapes from source images warped to their targets, before any target has labels."""
+        assert self.registration is not None
+        moving = pair["moving"]
+        forward, _ = self.registration.register(moving["match"], pair["fixed"]["match"])
+        images, labels = warp(moving["image"], forward), warp(moving["seg"].float(), forward, "nearest").short()
+        image, target = self.patches.batch(list(zip(images, labels, strict=True)))
+        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+            loss = self.loss(self.network(image), target)
+        self.update(loss)
+        return {"loss": loss.detach().cpu().numpy()}
 
     def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
         """Both directions at full and half resolution; with segmentation, the overlap of carried and predicted labels."""
@@ -325,10 +350,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         """nnU-Net's, against the labels that were carried over, or a target's own where it has them."""
         self._open_cases()
         if not is_complete(self.carried_folder):
-            if self.local_rank == 0:
-                self.carry_labels()
-            if self.is_ddp:
-                dist.barrier()
+            self.carry_labels()
         _, val = self.do_split()
         base = infer_dataset_class(self.preprocessed_dataset_folder)
         self.dataset_class = dataset_with_carried_labels(base, self.carried_folder)

@@ -217,7 +217,6 @@ class DeepAtlasTrainer(AveragingTrainer):
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
         samples, weights = ([], []) if pair is None else self.taught_samples(pair)
-        self.optimizer.zero_grad(set_to_none=True)
         with autocast("cuda") if self.device.type == "cuda" else dummy_context():
             supervised = self.loss(self.network(data), target)
             total, carried = supervised, supervised.detach() * np.nan
@@ -225,18 +224,23 @@ class DeepAtlasTrainer(AveragingTrainer):
                 image, labels = self.patches.batch(samples)
                 carried = self.loss(self.network(image), labels)
                 total = supervised + float(np.mean(weights)) * carried
+        self.update(total)
+        return {"loss": supervised.detach().cpu().numpy(), "carried": carried.detach().cpu().numpy()}
+
+    def update(self, loss: Tensor) -> None:
+        """A step of the segmentation network, as nnU-Net takes it."""
+        self.optimizer.zero_grad(set_to_none=True)
         if self.grad_scaler is not None:
-            self.grad_scaler.scale(total).backward()
+            self.grad_scaler.scale(loss).backward()
             self.grad_scaler.unscale_(self.optimizer)
         else:
-            total.backward()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
         if self.grad_scaler is not None:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
         else:
             self.optimizer.step()
-        return {"loss": supervised.detach().cpu().numpy(), "carried": carried.detach().cpu().numpy()}
 
     def taught_samples(self, pair: dict[str, Any]) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
         """(image, labels) of whole grids with their weights: labels carried to the other image, and warped images."""

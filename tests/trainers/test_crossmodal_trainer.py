@@ -105,6 +105,40 @@ def test_both_learn_and_labels_are_refreshed(two: Path) -> None:
     assert json.loads(report.read_text(encoding="utf-8"))["epoch"] == 2
 
 
+def test_a_segmenter_may_begin_with_warped_sources(two: Path) -> None:
+    trainer = trainer_of(two, pretrain=True)
+    trainer.run_training()
+    log = trainer.logger.local_logger.my_fantastic_logging
+    assert np.isfinite(log["train_losses"]).all() and np.isfinite(log["similarity_loss"][0])
+
+
+def test_a_killed_run_carries_only_what_is_missing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(two)
+    trainer.initialize()
+    trainer._open_cases()
+    carry, done = trainer._carry_to, []
+
+    def dies_at_the_third(target: str, *args: Any) -> dict[str, Any]:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(target)
+        return carry(target, *args)
+
+    monkeypatch.setattr(trainer, "_carry_to", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.carry_labels()
+    assert not trainer.carried_folder.exists()
+    kept = list(done)
+    monkeypatch.setattr(trainer, "_carry_to", lambda target, *args: done.append(target) or carry(target, *args))
+    trainer.carry_labels()
+    assert done == [*kept, *(c for c in TARGETS if c not in kept)]
+    assert not [file for file in trainer.carried_folder.glob("*.json") if file.name != "carried_labels.json"]
+    next(iter(trainer.registration.bare.parameters())).data += 1
+    trainer.carried_folder.rename(trainer.carried_folder.with_name(".carried_labels"))
+    trainer.carry_labels()
+    assert len(done) == 2 * len(TARGETS), "another network carries all labels anew"
+
+
 def test_the_graph_network_trains(two: Path) -> None:
     trainer = trainer_of(two, network="mscgunet", sources=1)
     assert [trainer.stage(e) for e in range(2)] == [ALONE, SEGMENTATION]

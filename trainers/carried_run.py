@@ -1,0 +1,73 @@
+"""Carrying labels to many targets: each rank its share, a killed run goes on, and the folder appears when it is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_synthtumour.atomic_files import complete
+
+MARK = "begun.json"
+
+
+def carry_to_all(
+    folder: Path,
+    targets: Sequence[str],
+    mark: dict[str, Any],
+    carry: Callable[[str, Path], dict[str, Any]],
+    finish: Callable[[Path, list[dict[str, Any]]], None],
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """`carry(target, scratch)` writes a target's files and returns its row of the report; `finish(scratch, rows)` writes
+    the report. Targets that an earlier run with the same `mark` finished are kept."""
+    scratch = folder.with_name(f".{folder.name}")
+    if rank == 0:
+        _begin(scratch, mark)
+    _wait(ranks)
+    for target in tqdm(targets[rank::ranks], desc="Labels carried", unit="target", disable=rank != 0):
+        file = scratch / f"{target}.json"
+        if not file.is_file():
+            row = carry(target, scratch)
+            with complete(file) as unfinished:
+                unfinished.write_text(json.dumps(row), encoding="utf-8")
+    _wait(ranks)
+    if rank == 0:
+        files = [scratch / f"{target}.json" for target in targets]
+        rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        for file in (*files, scratch / MARK):
+            file.unlink()
+        finish(scratch, rows)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.replace(folder)
+    _wait(ranks)
+
+
+def digest(state: dict[str, Tensor]) -> str:
+    """Of a network's weights: labels that another network carried are not this one's."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        found.update(name.encode() + state[name].detach().cpu().contiguous().flatten().numpy().tobytes())
+    return found.hexdigest()
+
+
+def _begin(scratch: Path, mark: dict[str, Any]) -> None:
+    file, wanted = scratch / MARK, json.dumps(mark, sort_keys=True)
+    if file.is_file() and file.read_text(encoding="utf-8") == wanted:
+        return
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    file.write_text(wanted, encoding="utf-8")
+
+
+def _wait(ranks: int) -> None:
+    if ranks > 1:
+        dist.barrier()
