@@ -72,11 +72,12 @@ class LabelCarrier:
             return optimise(moving, fixed, wanted, self.spacing, initial=initial).displacement
 
     def _corrected(self, carried: Carried, target: str) -> Carried:
-        """A voxel that changes its label is trusted as far as its new label is probable."""
+        """A voxel that changes its label is trusted if its new label is more probable than all others together."""
         image, seg = self.images[target]
         labels, probability = corrected(
             carried.labels.numpy(), image.numpy(), (seg[0] != OUTSIDE).numpy(), self.spacing, self.settings.appearance
         )
         found = torch.from_numpy(labels)
-        agreement = torch.where(found != carried.labels, torch.from_numpy(probability).float(), carried.agreement)
+        doubtful = (found != carried.labels) & torch.from_numpy(probability < 0.5)
+        agreement = torch.where(doubtful, torch.from_numpy(probability).float(), carried.agreement)
         return carried._replace(labels=found, agreement=agreement)
