@@ -29,4 +29,4 @@ def nnunet_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     return folders
 
 
-from tests.toy_dataset import toy, toy_root  # noqa: F401 - fixtures for every test
+from tests.toy_dataset import toy, toy_root, two  # noqa: F401 - fixtures for every test

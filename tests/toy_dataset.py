@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,19 @@ def toy(toy_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     (toy_root / "nnUNet_preprocessed" / NAME / "splits_final.json").unlink(missing_ok=True)
     return toy_root
+
+
+@pytest.fixture
+def two(toy: Path) -> Path:
+    """The toy data set as the target, and its labelled cases once more as a data set of their own: the source."""
+    source = toy / "nnUNet_preprocessed" / "Dataset002_Source"
+    if not source.exists():
+        shutil.copytree(source.with_name(NAME), source)
+        file = source / "dataset.json"
+        dataset_json = json.loads(file.read_text(encoding="utf-8"))
+        dataset_json["synthtumour"]["roles"] = {"case_006": "labelled", "case_007": "labelled"}
+        file.write_text(json.dumps(dataset_json), encoding="utf-8")
+    return toy
 
 
 def make_trainer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,9 @@ from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, paired_or_drawn
 from nnunet_synthtumour.trainers.crossmodal_trainer import SEGMENTATION, TOGETHER, CrossModalTrainer
 from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE
 from nnunet_synthtumour.trainers.whole_grids import Grid, on_grid
-from tests.toy_dataset import IGNORE, NAME, make_trainer
+from tests.toy_dataset import IGNORE, make_trainer
 
 TARGETS = dict.fromkeys([f"case_{i:03d}" for i in range(4)], "unlabelled")
-
-
-@pytest.fixture
-def two(toy: Path) -> Path:
-    """The toy data set as the target, and its labelled cases once more as a data set of their own: the source."""
-    source = toy / "nnUNet_preprocessed" / "Dataset002_Source"
-    if not source.exists():
-        shutil.copytree(source.with_name(NAME), source)
-        file = source / "dataset.json"
-        dataset_json = json.loads(file.read_text(encoding="utf-8"))
-        dataset_json["synthtumour"]["roles"] = {"case_006": "labelled", "case_007": "labelled"}
-        file.write_text(json.dumps(dataset_json), encoding="utf-8")
-    return toy
 
 
 def trainer_of(two: Path, resume: bool = False, epochs: int = 2, **crossmodal: Any) -> CrossModalTrainer:

@@ -12,7 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_synthtumour.trainers.carried_run import digest
+from nnunet_synthtumour.trainers.crossmodal_trainer import CrossModalTrainer
+from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import make_trainer
 
@@ -30,6 +34,55 @@ class OnCpu(SynthTumourTrainer):
 
 
 OnCpu.__name__ = "SynthTumourTrainer"
+
+
+class BothOnCpu:
+    """Both networks wrapped as on GPUs."""
+
+    def initialize(self: Any) -> None:
+        self.device, self.grad_scaler = torch.device("cpu"), None
+        self._set_batch_size_and_oversample()
+        batch_size, self.is_ddp = self.batch_size, False
+        super().initialize()
+        self.is_ddp, self.batch_size = True, batch_size
+        self.loss = self._build_loss()  # among ranks, each output counts a little
+        self.network = DistributedDataParallel(self.network)
+        self.registration.network = DistributedDataParallel(self.registration.bare)
+
+
+class DeepAtlasOnCpu(BothOnCpu, DeepAtlasTrainer): ...
+
+
+class CrossModalOnCpu(BothOnCpu, CrossModalTrainer): ...
+
+
+UNLABELLED = dict.fromkeys([f"case_{i:03d}" for i in range(4)], "unlabelled")
+OF_TRAINER: dict[str, tuple[type, dict[str, Any]]] = {
+    "DeepAtlas": (DeepAtlasOnCpu, {"roles": {**UNLABELLED, "case_006": "labelled", "case_007": "labelled"},
+                                   "deepatlas": {"alone": 0.5, "taught": 0.0}}),
+    "CrossModal": (CrossModalOnCpu, {"roles": UNLABELLED, "source": {"dataset": "2"},
+                                     "crossmodal": {"alone": 0.5, "network": "unet", "refine": 0}}),
+}  # fmt: skip
+
+
+def _train(rank: int, world: int, name: str, toy: str, out: str, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    kind, settings = OF_TRAINER[name]
+    training = {"epochs": 2, "iterations": 2, "seed": 1}
+    trainer = make_trainer(Path(toy), kind, fold="all", training=training, **settings)
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.run_training()
+    log = trainer.logger.local_logger.my_fantastic_logging
+    found = {
+        "segmenter": digest(trainer.network.module.state_dict()),
+        "registration": digest(trainer.registration.bare.state_dict()),
+        "log": [log[key] for key in ("similarity_loss", "carried_loss", "train_losses", "val_losses", "mean_fg_dice")],
+        "folder": trainer.output_folder,
+    }
+    Path(out, f"{rank}.json").write_text(json.dumps(found, default=float), encoding="utf-8")
+    dist.destroy_process_group()
 
 
 def _epoch(trainer: Any) -> dict[str, Any]:
@@ -80,3 +133,23 @@ def test_two_ranks_share_the_validation_set_and_agree_with_one_process(
     assert alone["dice"] >= 0
     assert ranks[0]["first"] != ranks[1]["first"]
     assert ranks[0]["batch"] + ranks[1]["batch"] == alone["batch"]
+
+
+@pytest.mark.parametrize("name", ["DeepAtlas", "CrossModal"])
+def test_two_ranks_keep_the_same_two_networks(name: str, two: Path, tmp_path: Path) -> None:
+    from nnunetv2.run.run_training import find_free_network_port
+
+    mp.spawn(_train, args=(2, name, str(two), str(tmp_path), find_free_network_port()), nprocs=2)
+    texts = [(tmp_path / f"{rank}.json").read_text(encoding="utf-8") for rank in range(2)]
+    assert texts[0] == texts[1]
+    found = json.loads(texts[0])
+    similarity, carried, train, *_ = found["log"]
+    assert np.isfinite(similarity[0]) and np.isfinite(train[-1])
+    if name == "DeepAtlas":
+        assert np.isfinite(carried[-1])
+    else:  # each rank carried its share of the labels
+        folder = Path(found["folder"]) / "carried_labels"
+        report = json.loads((folder / "carried_labels.json").read_text(encoding="utf-8"))
+        names = sorted(UNLABELLED)
+        assert sorted(file.name[:8] for file in folder.glob("*_seg.npy")) == names
+        assert [case["case"] for case in report["cases"]] == names
