@@ -33,10 +33,12 @@ def subpackages(package: str, folder: str) -> list[str]:
     return found
 
 
+PRESETS = "nnunet_synthtumour.presets"  # data only, but setuptools takes every folder for a package
+
 packages = [name for package, folder in package_dir.items() for name in subpackages(package, folder)]
 
 setup(
-    packages=sorted(set(packages)),
+    packages=sorted({*packages, PRESETS}),
     package_dir=package_dir,
-    package_data={"nnunet_synthtumour": ["py.typed", "presets/*.json"]},
+    package_data={"nnunet_synthtumour": ["py.typed"], PRESETS: ["*.json"]},
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from nnunet_synthtumour.carried_appearance import corrected
 from nnunet_synthtumour.visibility_features import (
     contrast_to_noise,
     edge_share,
@@ -41,6 +42,7 @@ class VisibilityCase:
     labels: np.ndarray
     spacing: tuple[float, ...]
     source: np.ndarray | None = None
+    carried: bool = False  # labels that came by registration, so not quite where the target shows a structure
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,14 @@ class Verdict:
 def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> list[Verdict]:
     """A verdict per structure that any case has. `labels` is name -> value, without background and ignore."""
     bodies = [body_of(case.target) for case in cases]
+    as_shown = [_as_shown(case, body) for case, body in zip(cases, bodies, strict=True)]
     verdicts = []
     for name, value in labels.items():
         found = [i for i, case in enumerate(cases) if (case.labels == value).sum() >= FEWEST_VOXELS]
         if not found:
             continue
         chosen, body = [cases[i] for i in found], [bodies[i] for i in found]
-        target = _seen(chosen, body, value, "target")
+        target = _seen([as_shown[i] for i in found], body, value, "target")
         source = _seen(chosen, body, value, "source") if all(c.source is not None for c in chosen) else None
         place = _place_dice([case.labels == value for case in chosen])
         expected = max(expected_dice(target.separability), place)
@@ -107,6 +110,15 @@ def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> li
             Verdict(name, value, len(chosen), ml, target, source, place, expected, verdict, ADVICE[verdict])
         )
     return verdicts
+
+
+def _as_shown(case: VisibilityCase, body: np.ndarray) -> VisibilityCase:
+    """Carried labels with their borders where the target shows them: what is visible must not look faint because a
+    field was off."""
+    if not case.carried:
+        return case
+    labels = corrected(case.labels.astype(np.int16), case.target, body, case.spacing, 1.0).labels
+    return replace(case, labels=labels)
 
 
 def expected_dice(separability: float) -> float:

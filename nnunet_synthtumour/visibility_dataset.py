@@ -105,11 +105,11 @@ def _brought(
     target = np.stack([_array(image) for image in fixed])
     if register:
         one, other = (normalised(torch.from_numpy(a)[None, None]) for a in (there, target[0]))
-        settings = InstanceSettings(similarity="mind", iterations=ITERATIONS)
+        settings = InstanceSettings(similarity="nmi", iterations=ITERATIONS)
         u = optimise(one, other, settings, spacing).displacement
         there = warp(torch.from_numpy(there)[None, None], u)[0, 0].numpy()
         seg = warp(torch.from_numpy(seg)[None, None].float(), u, "nearest")[0, 0].numpy().astype(np.int16)
-    return VisibilityCase(name, target, seg, spacing, there[None])
+    return VisibilityCase(name, target, seg, spacing, there[None], carried=True)
 
 
 def _own(folder: Path, dataset_json: dict[str, Any], case: str, label: Path) -> VisibilityCase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,15 @@ def test_the_command_judges_by_labels_of_the_source(
     assert "ball: visible in this modality" in capsys.readouterr().out
     assert main(["visibility", "-d", "2", "--labels", str(tmp_path), "-o", str(tmp_path / "own")]) == 2
     assert "no label map named like a case" in capsys.readouterr().err
+
+
+def test_labels_that_are_a_little_off_do_not_hide_what_is_visible() -> None:
+    shifted = []
+    for seed in range(4):
+        shown = case(5.0, seed)
+        shifted.append(replace(shown, labels=np.roll(shown.labels, 2, axis=2)))
+    as_true, as_carried = (
+        visibility([replace(c, carried=carried) for c in shifted], {"ball": 1})[0].target.separability
+        for carried in (False, True)
+    )
+    assert as_carried > as_true + 0.02

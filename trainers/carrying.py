@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from nnunet_synthtumour.carried_appearance import corrected
 from nnunet_synthtumour.registration.anatomy import one_hot
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import (
@@ -18,7 +19,6 @@ from nnunet_synthtumour.registration.instance import (
     optimise,
 )
 from nnunet_synthtumour.settings import CrossModalSettings, RegistrationSettings
-from nnunet_synthtumour.trainers.carried_appearance import corrected
 from nnunet_synthtumour.trainers.carried_labels import Carried, fuse, unlikeness
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 from nnunet_synthtumour.trainers.whole_grids import OUTSIDE

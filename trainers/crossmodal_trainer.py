@@ -189,10 +189,10 @@ class CrossModalTrainer(DeepAtlasTrainer):
         for target in self.unlabelled[:6]:
             seg = self.pairs_of[target].seg
             image, labels = self.pairs_of[self._sources_of(target)[0]]
-            if self.settings.roles[target] == LABELLED:
-                labels = seg
+            own = self.settings.roles[target] == LABELLED
+            labels = seg if own else labels
             cases.append(VisibilityCase(target, self.pairs_of[target].image.numpy(), labels[0].clamp(min=0).numpy(),
-                                        spacing, image.numpy()))  # fmt: skip
+                                        spacing, image.numpy(), carried=not own))  # fmt: skip
         names = {k: int(v) for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
         return visibility(cases, names)
 

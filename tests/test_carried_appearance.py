@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from nnunet_synthtumour.trainers.carried_appearance import corrected
+from nnunet_synthtumour.carried_appearance import corrected
 
 SHAPE, ISOTROPIC = (36, 36, 36), (1.0, 1.0, 1.0)
 
