@@ -44,19 +44,28 @@ def dataset_name(id_or_name: str | int) -> str:
 
 def read_dataset_json(id_name_or_file: str | int | Path) -> tuple[dict[str, Any], Path]:
     """`dataset.json` and where it lies: the raw one (which users edit) if it exists, else the preprocessed one."""
+    file, found = next(iter(dataset_jsons(id_name_or_file).items()))
+    return found, file
+
+
+def dataset_jsons(id_name_or_file: str | int | Path) -> dict[Path, dict[str, Any]]:
+    """Every copy of a data set's `dataset.json`, the raw one (which users edit) first, then nnU-Net's preprocessed one."""
     given = Path(str(id_name_or_file))
     if given.suffix == ".json" or given.is_dir():
         candidates = [given / "dataset.json" if given.is_dir() else given]
     else:
         name = dataset_name(str(id_name_or_file))
         candidates = [Path(os.environ[v]) / name / "dataset.json" for v in (RAW, PREPROCESSED) if os.environ.get(v)]
+    found = {}
     for file in candidates:
         if file.is_file():
             try:
-                return json.loads(file.read_text(encoding="utf-8")), file
+                found[file] = json.loads(file.read_text(encoding="utf-8"))
             except json.JSONDecodeError as error:
                 raise UserError(f"{file} is not valid JSON (line {error.lineno}: {error.msg}); mend it.") from error
-    raise UserError(f"There is no dataset.json at {candidates[0]}; is this the folder of a raw nnU-Net data set?")
+    if not found:
+        raise UserError(f"There is no dataset.json at {candidates[0]}; is this the folder of a raw nnU-Net data set?")
+    return found
 
 
 def raw_files(folder: Path, dataset_json: dict[str, Any], case: str) -> tuple[tuple[Path, ...], Path]:

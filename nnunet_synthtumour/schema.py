@@ -196,7 +196,7 @@ def _convert_scalar(value: Any, hint: Any, limits: Mapping[str, Any], where: str
         bool: isinstance(value, bool),
         int: is_number and math.isfinite(value) and value == int(value),
         float: is_number and math.isfinite(value),
-        str: isinstance(value, str),
+        str: isinstance(value, str) or (isinstance(value, int) and is_number),  # ids are texts that look like numbers
     }
     if hint not in fits:
         raise TypeError(f"{where}: the type {hint} cannot be a setting")  # our mistake, not the user's

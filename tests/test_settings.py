@@ -74,3 +74,26 @@ def test_command_refuses_a_wrong_setting_in_one_line(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().err.splitlines() == [
         "synthtumour settings: synthtumour.trainning is not a setting; did you mean 'training'?"
     ]
+
+
+def test_command_changes_both_copies_or_neither(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = []
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+        files.append(tmp_path / variable / "Dataset007_Toy" / "dataset.json")
+        files[-1].parent.mkdir(parents=True)
+        files[-1].write_text(json.dumps(DATASET | {"synthtumour": {"training": {"seed": 3}}}), encoding="utf-8")
+    words = ["settings", "-d", "7", "--set", "source.dataset=311", "--set", "training.epochs=9"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [f"changed {file}" for file in files]
+    for file in files:
+        settings = settings_of(json.loads(file.read_text(encoding="utf-8")))
+        assert (settings.training.epochs, settings.training.seed) == (9, 3)
+        assert settings.source is not None and settings.source.dataset == "311"
+    before = [file.read_bytes() for file in files]
+    for wrong, sentence in (("training.epoch=9", "did you mean 'epochs'"), ("lesion.preset=gliom", "no lesion preset")):
+        assert main(["settings", "-d", "7", "--set", wrong]) == 2
+        assert sentence in capsys.readouterr().err
+    assert [file.read_bytes() for file in files] == before

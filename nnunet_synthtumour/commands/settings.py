@@ -1,4 +1,8 @@
-"""Show the settings that a data set trains with, defaults included, and which of them you set."""
+"""Show or change the settings that a data set trains with, defaults included, and which of them you set.
+
+Settings live in the data set's dataset.json. nnU-Net copies that file when it plans, and trainers read the copy: --set
+changes both.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,10 @@ import json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", metavar="DATASET", required=True, help="data set id, name, or a dataset.json")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change a setting, for example training.epochs=100; repeatable",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--all", action="store_true", help="also list roles, hosts and intensities case by case")
 
@@ -21,6 +29,8 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.schema import leaves, to_json
     from nnunet_synthtumour.settings import Settings, chosen_by_user, describe, settings_of
 
+    if args.set:
+        _change(args.d, args.set)
     dataset_json, file = read_dataset_json(args.d)
     settings = settings_of(dataset_json)
     model = load_model(settings.lesion.preset, settings.lesion.overrides)  # complains about a wrong preset or field
@@ -42,6 +52,26 @@ def run(args: argparse.Namespace) -> None:
         _warn_of_another_copy(args.d, dataset_json)
     print("\ncases: " + (", ".join(f"{n} {role}" for role, n in counts.items()) or "no roles recorded"))
     print(f"lesion preset '{settings.lesion.preset}': 'synthtumour presets {settings.lesion.preset}' shows its fields")
+
+
+def _change(dataset: str, assignments: list[str]) -> None:
+    """Every copy of dataset.json is checked before the first is written."""
+    from nnunet_synthtumour.atomic_files import complete
+    from nnunet_synthtumour.dataset_folders import dataset_jsons
+    from nnunet_synthtumour.lesion_model import load_model
+    from nnunet_synthtumour.schema import parse_assignments
+    from nnunet_synthtumour.settings import settings_of, with_settings
+
+    changes = parse_assignments(assignments, "training.epochs=100")
+    changed = {}
+    for file, dataset_json in dataset_jsons(dataset).items():
+        changed[file] = with_settings(dataset_json, changes)
+        lesion = settings_of(changed[file]).lesion
+        load_model(lesion.preset, lesion.overrides)
+    for file, dataset_json in changed.items():
+        with complete(file) as scratch:
+            scratch.write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")
+        print(f"changed {file}")
 
 
 def _warn_of_another_copy(dataset: str, dataset_json: dict) -> None:
