@@ -18,6 +18,7 @@ from nnunet_synthtumour.settings import LABELLED, settings_of
 from nnunet_synthtumour.visibility import VisibilityCase
 
 ITERATIONS = 30
+FINE_MM = 2.0  # fields need no finer grid: what is left of a border is corrected by what the target shows
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def _brought(
     target = np.stack([_array(image) for image in fixed])
     if register:
         one, other = (normalised(torch.from_numpy(a)[None, None]) for a in (there, target[0]))
-        settings = InstanceSettings(similarity="nmi", iterations=ITERATIONS)
+        settings = InstanceSettings(
+            similarity="nmi", iterations=ITERATIONS, levels=(4, 2) if min(spacing) < FINE_MM else (4, 2, 1)
+        )
         u = optimise(one, other, settings, spacing).displacement
         there = warp(torch.from_numpy(there)[None, None], u)[0, 0].numpy()
         seg = warp(torch.from_numpy(seg)[None, None].float(), u, "nearest")[0, 0].numpy().astype(np.int16)
