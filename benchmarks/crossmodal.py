@@ -119,8 +119,8 @@ def prepare(folder: Path, visibility: float, args: argparse.Namespace) -> None:
 
 
 def scores(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    organs = [dice(found == v, truth == v) for v in ORGANS]
-    return {"organs": float(np.nanmean(organs)), "tumour": dice(found == LABELS["tumour"], truth == LABELS["tumour"])}
+    each = {name: dice(found == v, truth == v) for name, v in LABELS.items()}
+    return {"organs": float(np.nanmean([each[name] for name, v in LABELS.items() if v in ORGANS])), **each}
 
 
 def mean(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -263,7 +263,7 @@ def table(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
                 print(f"| {visibility} | {arm}: carried labels | {row['carried']['organs']:.3f} | "
                       f"{row['carried']['tumour']:.3f} | | |")  # fmt: skip
     pairs = verdicts(results)
-    if len(pairs) > 2:
+    if len(pairs) > len(LABELS):
         from scipy.stats import spearmanr
 
         print(f"\nSpearman of predicted and achieved Dice, {len(pairs)} structures and grades: "
@@ -277,19 +277,13 @@ def table(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
                   f"expected {v['expected_dice']:.2f}")  # fmt: skip
 
 
-def verdicts(
-    results: dict[str, dict[str, Any]], names: tuple[str, ...] = ("tumour", "organs")
-) -> list[tuple[float, float]]:
-    """(expected, achieved) Dice; organs as their mean."""
-    found = []
-    for arms in results.values():
-        ours = arms.get("ours, mind")
-        if ours:
-            expected = {k: v["expected_dice"] for k, v in ours["verdicts"].items()}
-            means = {"tumour": expected.get("tumour", 0.0),
-                     "organs": float(np.mean([v for k, v in expected.items() if k != "tumour"]))}  # fmt: skip
-            found += [(means[name], ours[name]) for name in names]
-    return found
+def verdicts(results: dict[str, dict[str, Any]], names: tuple[str, ...] = tuple(LABELS)) -> list[tuple[float, float]]:
+    """(expected, achieved) Dice of structures."""
+    return [
+        (arms["ours, mind"]["verdicts"][name]["expected_dice"], arms["ours, mind"][name])
+        for arms in results.values() if "ours, mind" in arms for name in names
+        if name in arms["ours, mind"]["verdicts"] and name in arms["ours, mind"]
+    ]  # fmt: skip
 
 
 def figure(results: dict[str, dict[str, Any]], file: Path) -> None:

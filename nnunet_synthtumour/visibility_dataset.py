@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,13 +107,18 @@ def _brought(
     target = np.stack([_array(image) for image in fixed])
     if register:
         one, other = (normalised(torch.from_numpy(a)[None, None]) for a in (there, target[0]))
-        settings = InstanceSettings(
-            similarity="nmi", iterations=ITERATIONS, levels=(4, 2) if min(spacing) < FINE_MM else (4, 2, 1)
-        )
-        u = optimise(one, other, settings, spacing).displacement
+        u = quick_field(one, other, spacing)
         there = warp(torch.from_numpy(there)[None, None], u)[0, 0].numpy()
         seg = warp(torch.from_numpy(seg)[None, None].float(), u, "nearest")[0, 0].numpy().astype(np.int16)
     return VisibilityCase(name, target, seg, spacing, there[None], carried=True)
+
+
+def quick_field(moving: torch.Tensor, fixed: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
+    """The displacement of two normalised images (1, C, X, Y, Z), good enough to see what one shows of the other."""
+    levels = (4, 2) if min(spacing) < FINE_MM else (4, 2, 1)
+    wanted = InstanceSettings(similarity="nmi", iterations=ITERATIONS, levels=levels)
+    with torch.enable_grad():
+        return optimise(moving, fixed, wanted, spacing).displacement
 
 
 def _own(folder: Path, dataset_json: dict[str, Any], case: str, label: Path) -> VisibilityCase:

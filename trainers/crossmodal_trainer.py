@@ -48,6 +48,7 @@ from nnunet_synthtumour.trainers.whole_grids import WholeCases
 
 SEGMENTATION, TOGETHER = "segmentation on carried labels", "both learn"
 CARRIED = "carried_labels"
+VERDICT_CASES = 6  # targets that the verdict before training looks at
 
 
 class CrossModalTrainer(DeepAtlasTrainer):
@@ -181,18 +182,20 @@ class CrossModalTrainer(DeepAtlasTrainer):
                 self.print_to_log_file(f"Visibility of {verdict.sentence()}")
 
     def verdicts(self) -> list[Any]:
-        """What the target shows of each structure, from the labels of sources where they lie after alignment."""
+        """What the target shows of each structure, from the labels of sources that are quickly registered to it."""
         from nnunet_synthtumour.visibility import VisibilityCase, visibility
+        from nnunet_synthtumour.visibility_dataset import quick_field
 
         self._open_cases()
         cases, spacing = [], tuple(float(mm) for mm in self.configuration_manager.spacing)
-        for target in self.unlabelled[:6]:
-            seg = self.pairs_of[target].seg
-            image, labels = self.pairs_of[self._sources_of(target)[0]]
+        for target in self.unlabelled[:VERDICT_CASES]:
+            shown, source = self.pairs_of[target], self.pairs_of[self._sources_of(target)[0]]
+            u = quick_field(*(whole.match()[None].to(self.device) for whole in (source, shown)), spacing).cpu()
             own = self.settings.roles[target] == LABELLED
-            labels = seg if own else labels
-            cases.append(VisibilityCase(target, self.pairs_of[target].image.numpy(), labels[0].clamp(min=0).numpy(),
-                                        spacing, image.numpy(), carried=not own))  # fmt: skip
+            labels = shown.seg if own else warp(source.seg[None].clamp(min=0).float(), u, "nearest")[0].short()
+            image = warp(source.image[None], u)[0]
+            cases.append(VisibilityCase(target, shown.image.numpy(), labels[0].clamp(min=0).numpy(), spacing,
+                                        image.numpy(), carried=not own))  # fmt: skip
         names = {k: int(v) for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
         return visibility(cases, names)
 
