@@ -297,7 +297,9 @@ def figure(results: dict[str, dict[str, Any]], file: Path) -> None:
     for axis, key in zip(axes, ("organs", "tumour"), strict=True):
         for i, arm in enumerate(dict.fromkeys(arm for arms in results.values() for arm in arms)):
             known = [g for g in grades if arm in results[f"{g:g}"]]
-            axis.plot(known, [results[f"{g:g}"][arm][key] for g in known], marker="o", color=f"C{i}", label=arm)
+            line = "-" if known == grades else "none"  # no line across grades that were not run
+            axis.plot(known, [results[f"{g:g}"][arm][key] for g in known], linestyle=line, marker="o", color=f"C{i}",
+                      label=arm)  # fmt: skip
         axis.set_title("organs, visible in both" if key == "organs" else "lesion")
         axis.set_xlabel("visibility of the lesion in the target")
         axis.invert_xaxis()
