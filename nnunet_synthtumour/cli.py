@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(parser.prog, str(error), args.verbose, EXIT_USER_ERROR)
     except KeyboardInterrupt:
         return _complain(parser.prog, "interrupted.", args.verbose, EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when it flushes at exit
+        return EXIT_OK
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return _complain(parser.prog, f"{error.strerror or error}{where}.", args.verbose, EXIT_FAILED)

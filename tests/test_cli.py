@@ -1,5 +1,8 @@
+import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +68,20 @@ def test_errors_are_one_line(
     assert text in shown
     assert cli.main(["doctor", "-v"]) == code
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    text = (
+        "import sys; from nnunet_synthtumour.cli import main; sys.exit(main(['settings', '-d', sys.argv[1], '--all']))"
+    )
+    roles = {f"case_{i:05d}": "healthy" for i in range(20_000)}  # more than a pipe holds
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "dataset.json"
+        file.write_text(json.dumps({"labels": {"background": 0, "tumour": 1}, "synthtumour": {"roles": roles}}))
+        with subprocess.Popen([sys.executable, "-c", text, str(file)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:  # fmt: skip
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+    assert process.returncode == 0

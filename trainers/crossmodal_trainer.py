@@ -42,7 +42,6 @@ from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, re
 from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE, DeepAtlasTrainer
 from nnunet_synthtumour.trainers.grown_volumes import write_reference
 from nnunet_synthtumour.trainers.image_pairs import PairLoader
-from nnunet_synthtumour.trainers.pair_patches import PairPatches
 from nnunet_synthtumour.trainers.pair_validation import PairValidation
 from nnunet_synthtumour.trainers.whole_grids import WholeCases
 
@@ -138,12 +137,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         )  # fmt: skip
         sources = self.source.whole([case.removeprefix(SOURCE) for case in self.labelled])
         self.pairs_of: Any = TwoModalities(targets, sources, self.source.values)
-        self.patches = PairPatches(
-            self.configuration_manager.patch_size,
-            self.get_validation_transforms(
-                self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
-                regions=None, ignore_label=self.label_manager.ignore_label),
-        )  # fmt: skip
+        self.patches = self.pair_patches()
         known = [case for case in self.unlabelled if self.settings.roles[case] == LABELLED]
         pairs = [(source, target) for target in known for source in self._sources_of(target)]
         self.pair_validation = PairValidation(self.pairs_of, [], self.classes)

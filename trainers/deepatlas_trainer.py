@@ -136,14 +136,17 @@ class DeepAtlasTrainer(AveragingTrainer):
             raise Refusal("deepatlas.pairs leaves no kind of pairs that this data set has; raise one of its shares.")
         self.taught_by = set(train)
         self.dataloader_pairs = self._start_pairs(loader)
-        self.patches = PairPatches(
-            self.configuration_manager.patch_size,
-            self.get_validation_transforms(
-                self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
-                regions=None, ignore_label=self.label_manager.ignore_label),
-        )  # fmt: skip
+        self.patches = self.pair_patches()
         self.pair_validation = PairValidation(cases, val if len(val) > 1 else sorted({*train, *val}), self.classes)
         return super().get_dataloaders()
+
+    def pair_patches(self) -> PairPatches:
+        """Whole grids as patches, labels in all resolutions of deep supervision."""
+        transforms = self.get_validation_transforms(
+            self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
+            regions=None, ignore_label=self.label_manager.ignore_label,
+        )  # fmt: skip
+        return PairPatches(self.configuration_manager.patch_size, transforms)
 
     def _start_pairs(self, loader: PairLoader) -> Any:
         workers = get_allowed_n_proc_DA()
