@@ -51,6 +51,18 @@ def test_texture_alone_can_be_seen() -> None:
     assert found.target.cnr < 0.3
 
 
+def test_two_small_lesions_are_enough_to_be_seen() -> None:
+    cases = []
+    for seed in range(2):
+        shown = case(5.0, seed)
+        centre = [float(i.mean()) for i in np.nonzero(shown.labels)]
+        labels = (shown.labels == 1) & ball(tuple(centre), 2.1)
+        cases.append(replace(shown, labels=labels.astype(np.int16), target=np.where(
+            (shown.labels == 1) & ~labels, 10, shown.target).astype(np.float32)))  # fmt: skip
+        assert 20 <= labels.sum() < 45
+    assert visibility(cases, {"ball": 1})[0].verdict == VISIBLE
+
+
 def test_a_structure_that_no_case_has_gets_no_verdict() -> None:
     assert visibility([case(3.0, 0)], {"nothing": 7}) == []
 
