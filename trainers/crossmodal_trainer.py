@@ -184,7 +184,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
         cases, spacing = [], tuple(float(mm) for mm in self.configuration_manager.spacing)
         for target in self.unlabelled[:VERDICT_CASES]:
             shown, source = self.pairs_of[target], self.pairs_of[self._sources_of(target)[0]]
-            u = quick_field(*(whole.match()[None].to(self.device) for whole in (source, shown)), spacing).cpu()
+            moving, fixed = source.match()[None].to(self.device), shown.match()[None].to(self.device)
+            u = quick_field(moving, fixed, spacing).cpu()
             own = self.settings.roles[target] == LABELLED
             labels = shown.seg if own else warp(source.seg[None].clamp(min=0).float(), u, "nearest")[0].short()
             image = warp(source.image[None], u)[0]
