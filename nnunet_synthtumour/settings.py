@@ -69,6 +69,9 @@ class TrainingSettings:
         None,
         doc="mirror images, in training and in prediction; null: as nnU-Net does, but never where images are registered",
     )
+    bfloat16: bool | None = setting(
+        None, doc="compute convolutions in bfloat16 on a CPU; null: where it has instructions for that"
+    )
     patience: int | None = setting(None, low=1, doc="epochs without a better shifted Dice before training ends")
     seed: int | None = setting(None, low=0, doc="seed of all randomness; null draws one and logs it")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
+from nnunet_synthtumour.trainers.precision import has_bfloat16, in_float, mixed_precision
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
 SHORT, ADAMW_LR = 5000, 1e-3  # a training of so many iterations is short
@@ -46,6 +48,29 @@ class AveragingTrainer(nnUNetTrainer):
         self._lr_of = {"sgd": self.initial_lr, "adamw": ADAMW_LR}
         self._resumed_optimizer: str | None = None
         self.initial_lr = self._default_lr = self.default_lr()
+
+    def initialize(self) -> None:
+        initialized = self.was_initialized
+        super().initialize()
+        if self.bfloat16() and not initialized:
+            self.network.register_forward_hook(lambda network, inputs, output: in_float(output))
+
+    def bfloat16(self) -> bool:
+        """Whether a CPU computes convolutions in bfloat16: half the time where it has the instructions."""
+        chosen = self.settings.training.bfloat16
+        return self.device.type == "cpu" and (has_bfloat16(self.device) if chosen is None else chosen)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """What forward passes run in."""
+        return mixed_precision(self.device, self.bfloat16())
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with self.precision():
+            return super().train_step(batch)
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with self.precision():
+            return super().validation_step(batch)
 
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""

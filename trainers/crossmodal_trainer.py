@@ -16,8 +16,7 @@ import torch.distributed as dist
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.helpers import dummy_context
-from torch import Tensor, autocast
+from torch import Tensor
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import resize, warp
@@ -276,7 +275,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         forward, _ = self.registration.register(moving["match"], pair["fixed"]["match"])
         images, labels = warp(moving["image"], forward), warp(moving["seg"].float(), forward, "nearest").short()
         image, target = self.patches.batch(list(zip(images, labels, strict=True)))
-        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+        with self.precision():
             loss = self.loss(self.network(image), target)
         self.update(loss)
         return {"loss": loss.detach().cpu().numpy()}
@@ -287,7 +286,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         learner, settings, mine = self.registration, self.settings.registration, self.settings.crossmodal
         moving, fixed = pair["moving"], pair["fixed"]
         predicted = self.predict(fixed["image"]) if joint else None
-        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+        with self.precision():
             output = learner.network(moving["match"], fixed["match"])
         velocities, extra = learner.velocities_and_graph_loss(output)
         anatomies = (

@@ -14,8 +14,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from nnunetv2.utilities.helpers import dummy_context
-from torch import Tensor, autocast
+from torch import Tensor
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import warp
@@ -197,7 +196,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         predicted = [
             self.predict(side["image"]) if w else None for w, side in zip(wanting, (moving, fixed), strict=True)
         ]
-        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+        with self.precision():
             output = learner.network(moving["match"], fixed["match"])
         velocities, extra = learner.velocities_and_graph_loss(output)
         terms = []
@@ -220,7 +219,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         data = batch["data"].to(self.device, non_blocking=True)
         target = _to(batch["target"], self.device)
         samples, weights = ([], []) if pair is None else self.taught_samples(pair)
-        with autocast("cuda") if self.device.type == "cuda" else dummy_context():
+        with self.precision():
             supervised = self.loss(self.network(data), target)
             total, carried = supervised, supervised.detach() * np.nan
             if samples:
@@ -267,7 +266,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         """Probabilities of all labels on whole grids, (B, classes, X, Y, Z), without gradient."""
         network = self.network
         network.eval()
-        with torch.no_grad(), autocast("cuda") if self.device.type == "cuda" else dummy_context():
+        with torch.no_grad(), self.precision():
             padded, shape = self.patches.padded(image), image.shape[2:]
             logits = network(padded)
         network.train()
