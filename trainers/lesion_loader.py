@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from nnunet_synthtumour.trainers.host_patches import HostPatchLoader, stack_targets
 
@@ -38,7 +39,7 @@ class LesionLoader(HostPatchLoader):
 
     def generate_train_batch(self) -> dict[str, Any]:
         cases = self.get_indices()
-        with torch.no_grad(), threadpool_limits(limits=1, user_api=None):
+        with torch.no_grad(), _libraries().limit(limits=1):
             samples = [self.sample(str(case), self.get_do_oversample(i)) for i, case in enumerate(cases)]
         return {
             "data": torch.stack([s["image"] for s in samples]),
@@ -55,6 +56,12 @@ class LesionLoader(HostPatchLoader):
         if not self.outside_counts:
             sample["segmentation"].clamp_min_(0)
         return self.transforms(**sample) if self.transforms is not None else sample
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    """The process's libraries with threads; finding them takes milliseconds, more than a small patch has to spare."""
+    return ThreadpoolController()
 
 
 def sampling_probabilities(cases: list[str], healthy: set[str], labelled_share: float) -> list[float] | None:
