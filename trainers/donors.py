@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nnunet_synthtumour.donor_bank import DonorBank
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.mixing import PasteTumour, paste_in_volume
+from nnunet_synthtumour.renormalising import Renormaliser
 from nnunet_synthtumour.settings import Settings
 from nnunet_synthtumour.trainers.fixed_patches import PASTED, FixedPatch
+from nnunet_synthtumour.trainers.host_patches import whole_voxels
+from nnunet_synthtumour.trainers.lesions import changed
 
 Sample = dict[str, Any]
 
@@ -28,7 +32,9 @@ class Donors:
         ignore_label: int,
         train: list[str],
         val: list[str],
+        renormaliser: Renormaliser,
     ) -> None:
+        self.renormaliser = renormaliser
         self.settings, self.spacing, self.ignore_label = settings, tuple(spacing), ignore_label
         bank = DonorBank.open(folder)
         self.train = bank.of(train)
@@ -54,41 +60,48 @@ class Donors:
         self, patch_size: Sequence[int], grow: Callable[[str, Sample], Sample]
     ) -> Callable[[str, Sample], Sample]:
         """Pastes a donor, or for a share of the patches does what stage one does, `grow`."""
-        return _PasteOrGrow(self.transform(self.train, None, patch_size), grow, self.settings.senior.synthetic)
+        paste = self.transform(self.train, None, patch_size)
+        return _PasteOrGrow(paste, grow, self.settings.senior.synthetic, self.renormaliser)
 
     def for_validation(
         self, patch_size: Sequence[int], grow: Callable[[FixedPatch, Sample], Sample]
     ) -> Callable[[FixedPatch, Sample], Sample]:
         """Pastes a held-out donor into patches of that kind; `grow` does the others."""
         return _InFixedPatch(
-            self.transform(self.held_out, 1.0, patch_size), self.transform(self.held_out, 0.0, patch_size), grow
-        )
+            self.transform(self.held_out, 1.0, patch_size), self.transform(self.held_out, 0.0, patch_size), grow,
+            self.renormaliser,
+        )  # fmt: skip
 
     def in_volume(self, data: np.ndarray, seg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A whole preprocessed case (C, X, Y, Z) and (1, X, Y, Z) with a held-out donor in it."""
-        return paste_in_volume(self.transform(self.held_out, 1.0, None), data, seg)
+        image, labels = paste_in_volume(self.transform(self.held_out, 1.0, None), data, seg)
+        before = self.renormaliser.sums(torch.from_numpy(np.array(data, dtype=np.float32)))
+        self.renormaliser.apply(torch.from_numpy(image), before, whole_voxels(seg))
+        return image, labels
 
 
 class _PasteOrGrow:
     """A callable that workers can be handed, unlike a closure."""
 
-    def __init__(self, paste: PasteTumour, grow: Callable[[str, Sample], Sample], synthetic: float) -> None:
-        self.paste, self.grow, self.synthetic = paste, grow, synthetic
+    def __init__(
+        self, paste: PasteTumour, grow: Callable[[str, Sample], Sample], synthetic: float, renormaliser: Renormaliser
+    ) -> None:
+        self.paste, self.grow, self.synthetic, self.renormaliser = paste, grow, synthetic, renormaliser
 
     def __call__(self, case: str, sample: Sample) -> Sample:
-        return self.grow(case, sample) if np.random.uniform() < self.synthetic else _pasted(self.paste, sample)
+        if np.random.uniform() < self.synthetic:
+            return self.grow(case, sample)
+        return changed(self.paste, sample, self.renormaliser)
 
 
 class _InFixedPatch:
-    def __init__(self, paste: PasteTumour, nothing: PasteTumour, grow: Callable[[FixedPatch, Sample], Sample]) -> None:
-        self.paste, self.nothing, self.grow = paste, nothing, grow
+    def __init__(
+        self, paste: PasteTumour, nothing: PasteTumour, grow: Callable[[FixedPatch, Sample], Sample],
+        renormaliser: Renormaliser,
+    ) -> None:  # fmt: skip
+        self.paste, self.nothing, self.grow, self.renormaliser = paste, nothing, grow, renormaliser
 
     def __call__(self, patch: FixedPatch, sample: Sample) -> Sample:
         if patch.kind != PASTED:
             return self.grow(patch, sample)
-        return _pasted(self.paste if patch.affected else self.nothing, sample)
-
-
-def _pasted(transform: PasteTumour, sample: Sample) -> Sample:
-    pasted = transform(**sample)
-    return {"image": pasted["image"], "segmentation": pasted["segmentation"]}
+        return changed(self.paste if patch.affected else self.nothing, sample, self.renormaliser)

@@ -27,17 +27,18 @@ class HostPatchLoader(nnUNetDataLoader):
         super().__init__(*args, **kwargs)
         self.healthy = healthy
         self.ignore_label = ignore_label
-        self._hosts: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._hosts: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]] = {}
 
     def patch_at(self, case: str, in_host: bool, oversample: bool) -> dict[str, Any]:
         """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws.
 
         Healthy cases: in the host, or anywhere; they come with `host_box` and `raw_corner`, which say where the patch
-        lies (`donor_placement.Landing`). Other cases: where nnU-Net's own rule says.
+        lies (`donor_placement.Landing`), and `whole_voxels` (`Renormaliser.apply`). Other cases: where nnU-Net's own rule
+        says.
         """
         data, seg, _, properties = self._data.load_case(case)
         if case in self.healthy:
-            voxels, host_box = self._host_of(case, seg)
+            voxels, host_box, whole_voxels = self._host_of(case, seg)
             locations = {HOST: voxels} if in_host else {}
             lower, upper = self.get_bbox(data.shape[1:], True, locations)
         else:
@@ -51,11 +52,13 @@ class HostPatchLoader(nnUNetDataLoader):
         if case in self.healthy:
             corner = np.array(lower, dtype=float)
             patch["host_box"] = host_box - corner[:, None]
+            patch["whole_voxels"] = whole_voxels
             patch["raw_corner"] = raw_corner(properties, data.shape[1:]) - corner
         return patch
 
-    def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Up to `KEPT` voxels (0, x, y, z) of the host, and its box ((low, high) per axis), found once per case and process.
+    def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+        """Up to `KEPT` voxels (0, x, y, z) of the host, its box ((low, high) per axis), and the voxels of the case and of
+        its nonzero mask; found once per case and process.
 
         Drawn with a generator of their own, so that who looks first does not change what is drawn later.
         """
@@ -69,8 +72,14 @@ class HostPatchLoader(nnUNetDataLoader):
             if len(inside) > KEPT:
                 inside = np.sort(generator.choice(inside, KEPT, replace=False))
             box = box_of_label(volume[0], self.ignore_label)
-            self._hosts[case] = np.stack(np.unravel_index(inside, volume.shape), 1), box
+            here = np.stack(np.unravel_index(inside, volume.shape), 1)
+            self._hosts[case] = here, box, whole_voxels(volume)
         return self._hosts[case]
+
+
+def whole_voxels(seg: np.ndarray) -> tuple[float, float]:
+    """How many voxels a preprocessed case has, and how many of them nnU-Net has not marked as outside of the image."""
+    return float(seg.size), float(np.count_nonzero(seg >= 0))
 
 
 def raw_corner(properties: dict[str, Any], shape: Sequence[int]) -> np.ndarray:

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_synthtumour.drawing import uniform
 from nnunet_synthtumour.intensities import normalisation
 from nnunet_synthtumour.lesion_labels import lesion_labels
 from nnunet_synthtumour.lesion_model import LesionModel, load_model
+from nnunet_synthtumour.renormalising import Renormaliser
 from nnunet_synthtumour.settings import Settings
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 from nnunet_synthtumour.trainers.fixed_patches import SHIFTED, FixedPatch
+from nnunet_synthtumour.trainers.host_patches import whole_voxels
 
 Sample = dict[str, Any]
 
@@ -32,6 +35,7 @@ class Lesions:
         names = dataset_json.get("channel_names") or dataset_json["modality"]
         self.channels = [names[key] for key in sorted(names, key=int)]
         self.spacing = tuple(plans.get_configuration(configuration_name).spacing)
+        self.renormaliser = Renormaliser.of(plans.get_configuration(configuration_name))
         self.own = load_model(settings.lesion.preset, settings.lesion.overrides)
         shift = settings.validation.shift
         # As in the paper, the shift is one of appearance: shapes and contrasts stay those that are trained on.
@@ -50,7 +54,7 @@ class Lesions:
     def for_training(self, patch_size: Sequence[int]) -> Callable[[str, Sample], Sample]:
         """Grows a lesion that survives the crop to `patch_size`, in all but a share of the patches."""
         return _InPatch(self.transform(self.own, 1 - self.settings.training.healthy_patches, patch_size, self.spacing),
-                        self._of_case)  # fmt: skip
+                        self._of_case, self.renormaliser)  # fmt: skip
 
     def for_validation(self, patch_size: Sequence[int]) -> Callable[[FixedPatch, Sample], Sample]:
         """Grows the lesion of a patch of the fixed set: of the training's own kind, or of the shifted kind."""
@@ -60,6 +64,7 @@ class Lesions:
             none=self.transform(self.own, 0.0, patch_size, self.spacing),
             noise=self.settings.validation.noise if self.settings.validation.shift == "noise" else None,
             of_case=self._of_case,
+            renormaliser=self.renormaliser,
         )
 
     def _shifted(self, patch_size: Sequence[int] | None, spacing: Sequence[float]) -> GrowLesion:
@@ -70,6 +75,8 @@ class Lesions:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A whole preprocessed case (C, X, Y, Z) and (1, X, Y, Z) with one lesion of the shifted kind."""
         image, labels, _ = grow_in_volume(self._shifted(None, spacing), data, seg, self._of_case.get(case))
+        before = self.renormaliser.sums(torch.from_numpy(np.array(data, dtype=np.float32)))
+        self.renormaliser.apply(torch.from_numpy(image), before, whole_voxels(seg))
         if self.settings.validation.shift == "noise":
             image += uniform(self.settings.validation.noise) * np.random.standard_normal(image.shape).astype(np.float32)
         return image, labels
@@ -78,11 +85,11 @@ class Lesions:
 class _InPatch:
     """A callable that workers can be handed, unlike a closure."""
 
-    def __init__(self, transform: GrowLesion, of_case: dict[str, Any]) -> None:
-        self.transform, self.of_case = transform, of_case
+    def __init__(self, transform: GrowLesion, of_case: dict[str, Any], renormaliser: Renormaliser) -> None:
+        self.transform, self.of_case, self.renormaliser = transform, of_case, renormaliser
 
     def __call__(self, case: str, sample: Sample) -> Sample:
-        return _grown(self.transform, sample, self.of_case.get(case))
+        return changed(self.transform, sample, self.renormaliser, self.of_case.get(case))
 
 
 class _InFixedPatch:
@@ -93,17 +100,24 @@ class _InFixedPatch:
         none: GrowLesion,
         noise: tuple[float, float] | None,
         of_case: dict[str, Any],
+        renormaliser: Renormaliser,
     ) -> None:
         self.own, self.shifted, self.none, self.noise, self.of_case = own, shifted, none, noise, of_case
+        self.renormaliser = renormaliser
 
     def __call__(self, patch: FixedPatch, sample: Sample) -> Sample:
         kind = self.shifted if patch.kind == SHIFTED else self.own
-        sample = _grown(kind if patch.affected else self.none, sample, self.of_case.get(patch.case))
+        transform = kind if patch.affected else self.none
+        sample = changed(transform, sample, self.renormaliser, self.of_case.get(patch.case))
         if self.noise is not None and patch.kind == SHIFTED:
             sample["image"] += uniform(self.noise) * torch.randn(sample["image"].shape)
         return sample
 
 
-def _grown(transform: GrowLesion, sample: Sample, normalisation: Any) -> Sample:
-    grown = transform(**sample, normalisation=normalisation)
-    return {"image": grown["image"], "segmentation": grown["segmentation"]}
+def changed(transform: BasicTransform, sample: Sample, renormaliser: Renormaliser, normalisation: Any = None) -> Sample:
+    """Image and segmentation of a sample with what `transform` puts into it, normalised as nnU-Net would then."""
+    before = renormaliser.sums(sample["image"])
+    done = transform(**sample, normalisation=normalisation)
+    if "whole_voxels" in sample:  # labelled cases are what they are
+        renormaliser.apply(done["image"], before, sample["whole_voxels"])
+    return {"image": done["image"], "segmentation": done["segmentation"]}

@@ -100,7 +100,8 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
             )  # fmt: skip
         if self.is_ddp:
             dist.barrier()
-        self.donors = Donors(folder, self.settings, configuration.spacing, self.lesions.ignore_label, train, val)
+        self.donors = Donors(folder, self.settings, configuration.spacing, self.lesions.ignore_label, train, val,
+                             self.lesions.renormaliser)  # fmt: skip
         for line in self.donors.describe():
             self.print_to_log_file(line)
 
