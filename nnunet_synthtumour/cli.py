@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare": "build a raw nnU-Net data set from folders of images",
     "pseudolabel": "let a junior segment unlabelled patients, and build the data set for a senior",
     "evaluate": "compare predictions with label maps",
+    "export": "a trained model as a zip for machines without this package",
     "report": "one page on a run: data, curves, pseudo-labels, test cases",
     "settings": "show the settings that a data set trains with, and which of them you set",
     "presets": "list the lesion presets",

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.junior_model import Junior
+from nnunet_synthtumour.settings import BLOCK
+from tests.patients_dataset import trained_root  # noqa: F401 - a fixture
+from tests.toy_dataset import FOLDERS, NAME
+
+WHAT = ["export", "-d", "1", "-p", "nnUNetSmallPlans"]
+INSIDE = f"{NAME}/nnUNetTrainer__nnUNetSmallPlans__3d_fullres"
+WITHOUT_US = """
+import sys, numpy as np, torch
+sys.modules["nnunet_synthtumour"] = None  # importing it now fails, as where it is not installed
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+install_model_from_zip_file(sys.argv[1])
+predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+predictor.initialize_from_trained_model_folder(sys.argv[2], None)
+image = torch.from_numpy(np.load(sys.argv[3]))
+np.save(sys.argv[4], predictor.predict_logits_from_preprocessed_data(image).numpy())
+"""
+
+
+@pytest.fixture
+def root(trained_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    for name in FOLDERS:
+        monkeypatch.setenv(name, str(trained_root / name))
+    return trained_root
+
+
+def test_a_machine_without_this_package_predicts_the_same(root: Path, tmp_path: Path) -> None:
+    file, elsewhere = tmp_path / "model.zip", tmp_path / "elsewhere"
+    assert main([*WHAT, "-o", str(file)]) == 0
+    elsewhere.mkdir()
+    image = np.random.default_rng(0).normal(size=(1, 30, 32, 28)).astype(np.float32)
+    np.save(tmp_path / "image.npy", image)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "nnUNet_results": str(elsewhere),
+        "nnUNet_raw": "",
+        "nnUNet_preprocessed": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_US, str(file), str(elsewhere / INSIDE), str(tmp_path / "image.npy"),
+         str(tmp_path / "logits.npy")],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    model = Junior.find("1", "SynthTumourTrainer", "nnUNetSmallPlans", "3d_fullres", None, "checkpoint_best.pth")
+    here = model.predictor("cpu").predict_logits_from_preprocessed_data(torch.from_numpy(image)).numpy()
+    there = np.load(tmp_path / "logits.npy")
+    assert here.shape == there.shape
+    assert np.allclose(here.astype(np.float32), there.astype(np.float32), atol=0.05)
+
+
+def test_no_settings_and_no_names_of_cases_leave_the_house(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.zip"
+    assert main([*WHAT, "-o", str(file)]) == 0
+    with zipfile.ZipFile(file) as archive:
+        about = json.loads(archive.read(f"{INSIDE}/dataset.json"))
+        names = [name for name in archive.namelist() if name.endswith(".pth")]
+        archive.extract(names[0], tmp_path)
+    assert BLOCK not in about and about["labels"]["tumour"] == 1
+    checkpoint = torch.load(tmp_path / names[0], weights_only=False)
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert "optimizer_state" not in checkpoint and BLOCK not in checkpoint["init_args"]["dataset_json"]
+
+
+def test_mistakes_are_one_sentence(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WHAT, "-o", str(tmp_path / "model.tar")]) == 2
+    assert "does not end with .zip" in capsys.readouterr().err
+    assert main([*WHAT, "-o", str(tmp_path / "model.zip"), "-f", "4"]) == 2
+    assert "train that model first" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
