@@ -133,7 +133,7 @@ def test_command_keeps_the_truth_apart_continues_and_does_not_depend_on_processe
     assert main(["phantom", str(tmp_path)]) == 2
     assert "is not empty and holds no phantoms" in capsys.readouterr().err
     assert main(["phantom", str(tmp_path / "c"), "--spacing", "0.5"]) == 2
-    assert "1.5 to 3 mm" in capsys.readouterr().err
+    assert "1.5 to 4 mm" in capsys.readouterr().err
 
 
 def _check_the_written_truth(truth: Path, case: str) -> None:

@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--healthy", type=int, default=12, metavar="N", help="healthy subjects (default: 12)")
     parser.add_argument("--unlabelled", type=int, default=6, metavar="N", help="patients to train on (default: 6)")
     parser.add_argument("--test", type=int, default=6, metavar="N", help="patients to test on (default: 6)")
-    parser.add_argument("--spacing", type=float, default=2.4, metavar="MM", help="1.5 to 3 mm (default: 2.4)")
+    parser.add_argument("--spacing", type=float, default=2.4, metavar="MM", help="1.5 to 4 mm (default: 2.4)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other subjects (default: 0)")
     parser.add_argument("--second-modality", choices=("none", "t1", "ct"), default="none", help="of the same subjects")
     parser.add_argument(
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.errors import UserError
     from nnunet_synthtumour.phantom_files import PhantomSet, write_phantoms
 
-    if not 1.5 <= args.spacing <= 3:
-        raise UserError(f"--spacing is {args.spacing:g}, but phantoms are made at 1.5 to 3 mm.")
+    if not 1.5 <= args.spacing <= 4:
+        raise UserError(f"--spacing is {args.spacing:g}, but phantoms are made at 1.5 to 4 mm.")
     if not 0 <= args.visibility <= 1:
         raise UserError(f"--visibility is {args.visibility:g}, but it runs from 0 (invisible) to 1 (full contrast).")
     if min(args.healthy, args.unlabelled, args.test) < 0 or args.seed < 0:
