@@ -143,7 +143,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
         "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
     }
     if arm == "unsupervised":
-        block |= {"deepatlas": {"alone": 1.0}, "registration": {"anatomy": 0.0}}
+        block |= {"deepatlas": {"alone": 1.0, "guided": False, "fitted": 0}, "registration": {"anatomy": 0.0}}
     dataset_json[BLOCK] = block
     torch.manual_seed(seed)
     np.random.seed(seed)

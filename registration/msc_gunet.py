@@ -34,9 +34,9 @@ class MSCGUNet(RegistrationUNet):
         velocity_level: int = 1,
         nodes: int = 6,
         embedding: int = 32,
-        **limits: float,
+        **options: Any,
     ) -> None:
-        super().__init__(unet, velocity_level, **limits)
+        super().__init__(unet, velocity_level, **options)
         if len(self.decoder_stages) < 2:
             raise ValueError(
                 f"MSCGUNet has velocities at two levels; with this U-Net of {len(self.encoder.strides)} stages the "

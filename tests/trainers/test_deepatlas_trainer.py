@@ -40,11 +40,17 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
 
 
 @pytest.mark.parametrize(
-    ("labels", "stages"), [(1, [*[ALONE] * 3, *[TAUGHT] * 2, *[JOINT] * 5]), (3, [*[ALONE] * 2, *[JOINT] * 8])]
+    ("labels", "fitted", "stages"),
+    [
+        (1, 0, [*[ALONE] * 3, *[TAUGHT] * 2, *[JOINT] * 5]),
+        (1, 60, [*[ALONE] * 2, *[JOINT] * 8]),
+        (3, 0, [*[ALONE] * 2, *[JOINT] * 8]),
+    ],
 )
-def test_the_number_of_labels_decides_the_order(toy: Path, labels: int, stages: list[str]) -> None:
+def test_labels_decide_the_order(toy: Path, labels: int, fitted: int, stages: list[str]) -> None:
     roles = {case: "labelled" if i < labels else "unlabelled" for i, case in enumerate(sorted(ROLES))}
-    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, training={"epochs": 10})
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, training={"epochs": 10},
+                           deepatlas={"fitted": fitted})  # fmt: skip
     assert [trainer.stage(epoch) for epoch in range(10)] == stages
 
 
