@@ -133,6 +133,11 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
         def do_split(self) -> tuple[list[str], list[str]]:
             return list(labelled), list(labelled)
 
+        def segmentation_step(self, batch: dict[str, Any], pair: Any) -> dict[str, Any]:
+            if arm != "unsupervised":
+                return super().segmentation_step(batch, pair)
+            return {"loss": np.array(np.nan), "carried": np.array(np.nan)}
+
     Arm.__name__ = f"{arm}_{len(labelled)}_{seed}"
     dataset_json = json.loads(
         (Path(os.environ["nnUNet_preprocessed"]) / ALIGNED / "dataset.json").read_text(encoding="utf-8")

@@ -111,8 +111,9 @@ class RegistrationUNet(nn.Module):
         guide = StructureGuide.from_plans(*plans, image_channels, structures) if structures else None
         return cls(unet, guide=guide, **options)
 
-    def forward(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        skips = self.encoder(self._padded_pair(moving, fixed))
+    def forward(self, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """`found` is what the guide said about both images, where that is known already."""
+        skips = self.encoder(self._padded_pair(moving, fixed, found))
         return self._limited(self.head(self._decoded(skips[-1], skips)[-1]), moving.shape[2:])
 
     def displacement(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
@@ -123,15 +124,16 @@ class RegistrationUNet(nn.Module):
         """exp(v) and its inverse, the latter corrected once (`velocity.displacements_of`): both (B, D, *shape)."""
         return displacements_of(velocity, self._stride_of(velocity, shape), shape)
 
-    def _padded_pair(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        pair, shape = torch.cat((self._seen(moving), self._seen(fixed)), dim=1), moving.shape[2:]
+    def _padded_pair(self, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None) -> Tensor:
+        pair, shape = [moving, fixed], moving.shape[2:]
+        if self.guide is not None:
+            seen = [self.guide.foreground(image) for image in pair] if found is None else [f[:, 1:] for f in found]
+            pair = [moving, seen[0].to(moving.dtype), fixed, seen[1].to(fixed.dtype)]
+        both = torch.cat(pair, dim=1)
         missing = [padded - size for padded, size in zip(self._padded_shape(shape), shape, strict=True)]
         if not any(missing):
-            return pair
-        return F.pad(pair, [amount for size in reversed(missing) for amount in (0, size)], mode="replicate")
-
-    def _seen(self, image: Tensor) -> Tensor:
-        return image if self.guide is None else torch.cat((image, self.guide.foreground(image)), dim=1)
+            return both
+        return F.pad(both, [amount for size in reversed(missing) for amount in (0, size)], mode="replicate")
 
     def _padded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(-(-size // stride) * stride for size, stride in zip(shape, self.total_stride, strict=True))

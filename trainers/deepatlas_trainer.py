@@ -268,10 +268,12 @@ class DeepAtlasTrainer(AveragingTrainer):
         assert self.registration is not None
         learner, settings = self.registration, self.settings.registration
         moving, fixed = pair["moving"], pair["fixed"]
-        wanting = [joint and not set(side["case"]) <= self.taught_by for side in (moving, fixed)]
-        predicted = [self.found_in(side) if w else None for w, side in zip(wanting, (moving, fixed), strict=True)]
+        found = self.found_in(moving, fixed)
         with self.precision():
-            output = learner.network(moving["match"], fixed["match"])
+            output = learner.network(moving["match"], fixed["match"], found)
+        wanting = [joint and not set(side["case"]) <= self.taught_by for side in (moving, fixed)]
+        predicted = [self.predicted(side, at, found) if w else None
+                     for at, (w, side) in enumerate(zip(wanting, (moving, fixed), strict=True))]  # fmt: skip
         velocities, extra = learner.velocities_and_graph_loss(output)
         terms = []
         for velocity in velocities:
@@ -322,8 +324,11 @@ class DeepAtlasTrainer(AveragingTrainer):
         """(image, labels) of whole grids with their weights: labels carried to the other image, and warped images."""
         assert self.registration is not None
         settings, samples, weights = self.settings.deepatlas, [], []
-        with torch.no_grad():
-            forward, backward = self.registration.register(pair["moving"]["match"], pair["fixed"]["match"])
+        if not (pair["moving"]["labelled"].any() or pair["fixed"]["labelled"].any()):
+            return samples, weights
+        forward, backward = self.registration.register(
+            pair["moving"]["match"], pair["fixed"]["match"], self.precision()
+        )
         for source, other, field in (("moving", "fixed", forward), ("fixed", "moving", backward)):
             for i in torch.nonzero(pair[source]["labelled"]).flatten().tolist():
                 u = field[i : i + 1]
@@ -336,14 +341,20 @@ class DeepAtlasTrainer(AveragingTrainer):
                     weights.append(settings.warped)
         return samples, weights
 
-    def found_in(self, side: dict[str, Any]) -> Tensor | None:
-        """Probabilities of all labels that stand in for manual ones, (B, classes, X, Y, Z), without gradient."""
+    def found_in(self, moving: dict[str, Any], fixed: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """What the guide, if it speaks, says about both images."""
         assert self.registration is not None
-        if not self.settings.deepatlas.guided:
-            return self.predict(side["image"])
         guide = self.registration.guide
+        if guide is None:
+            return None
         with self.precision():
-            return guide(side["match"]) if guide is not None else None
+            return guide(moving["match"]), guide(fixed["match"])
+
+    def predicted(self, side: dict[str, Any], at: int, found: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        """Probabilities that stand in for manual labels, (B, classes, X, Y, Z): the guide's, if there is to be one."""
+        if found is not None:
+            return found[at]
+        return None if self.settings.deepatlas.guided else self.predict(side["image"])
 
     def predict(self, image: Tensor) -> Tensor:
         """Probabilities of all labels on whole grids, (B, classes, X, Y, Z), without gradient."""

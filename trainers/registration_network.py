@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -83,11 +84,14 @@ class RegistrationLearner:
     def displacements(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self._net.displacement(velocity, shape), self._net.displacement(-velocity, shape)
 
-    def register(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    def register(
+        self, moving: Tensor, fixed: Tensor, precision: AbstractContextManager[Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Displacement moving -> fixed and its inverse, for use, not for training."""
         self.network.eval()
         with torch.no_grad():
-            velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
+            with precision or nullcontext():
+                velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
             both = self._net.displacements(velocities[0], moving.shape[2:])
         self.network.train()
         return both
