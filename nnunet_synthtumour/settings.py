@@ -191,7 +191,9 @@ class DeepAtlasSettings:
     taught: float | None = setting(
         None, low=0.0, high=1.0, doc="share of the epochs, after that, in which registration rests and teaches"
     )
-    registration_steps: int = setting(1, low=1, doc="registration steps per segmentation step when both learn")
+    registration_steps: int | None = setting(
+        None, low=1, doc="registration steps per segmentation step when both learn"
+    )  # fmt: skip
     guided: bool = setting(True, doc="registration sees where segmentation finds structures in both images")
     fitted: int = setting(
         60, low=0, doc="iterations that fit labelled images to each unlabelled one before training; their labels teach "

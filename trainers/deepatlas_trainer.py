@@ -239,17 +239,20 @@ class DeepAtlasTrainer(AveragingTrainer):
     def stage(self, epoch: int) -> str:
         """What is learnt in an epoch."""
         settings = self.settings.deepatlas
-        # fitted labels teach segmentation from the first epoch on; without them, few labels have nothing else to learn from
-        wait = len(self.labelled) <= FEW_LABELS and not settings.fitted
-        alone = settings.alone if settings.alone is not None else (0.3 if wait else 0.2)
-        taught = settings.taught if settings.taught is not None else (0.2 if wait else 0.0)
+        if settings.fitted:  # those teach, so registration can wait for a segmenter that tells it something
+            alone, taught = 0.0, 0.5
+        else:
+            alone, taught = (0.3, 0.2) if len(self.labelled) <= FEW_LABELS else (0.2, 0.0)
+        alone = settings.alone if settings.alone is not None else alone
+        taught = settings.taught if settings.taught is not None else taught
         first, second = round(alone * self.num_epochs), round((alone + taught) * self.num_epochs)
         return ALONE if epoch < first else TAUGHT if epoch < second else JOINT
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         assert self.registration is not None
-        self.registration.begin_epoch(self.current_epoch, self.num_epochs)
+        active = [epoch for epoch in range(self.num_epochs) if self.stage(epoch) != TAUGHT]
+        self.registration.begin_epoch(sum(epoch < self.current_epoch for epoch in active), max(1, len(active)))
         self.print_to_log_file(f"Stage: {self.stage(self.current_epoch)}")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -258,10 +261,17 @@ class DeepAtlasTrainer(AveragingTrainer):
         nan = np.array(np.nan)
         losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
         if stage != TAUGHT:
-            for _ in range(self.settings.deepatlas.registration_steps if stage == JOINT else 1):
+            for _ in range(self.registration_steps() if stage == JOINT else 1):
                 losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=stage == JOINT)
-        pair = None if stage == ALONE else self._on_device(next(self.dataloader_pairs))
+        # a registration network that has learnt nothing yet has nothing to teach
+        teaches = stage == JOINT or (stage == TAUGHT and not self.fitted_to)
+        pair = self._on_device(next(self.dataloader_pairs)) if teaches else None
         return losses | self.segmentation_step(batch, pair)
+
+    def registration_steps(self) -> int:
+        """Per segmentation step when both learn: as many in all as there are segmentation steps, unless set otherwise."""
+        chosen = self.settings.deepatlas.registration_steps
+        return chosen or (2 if self.settings.deepatlas.fitted and self.settings.deepatlas.taught is None else 1)
 
     def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
         """Both directions of a pair; once segmentation is of use, its predictions stand in where labels are missing."""
@@ -333,7 +343,7 @@ class DeepAtlasTrainer(AveragingTrainer):
             for i in torch.nonzero(pair[source]["labelled"]).flatten().tolist():
                 u = field[i : i + 1]
                 labels = warp(pair[source]["seg"][i : i + 1].float(), u, "nearest").short()[0]
-                if settings.carried and not pair[other]["labelled"][i]:
+                if settings.carried and not self.fitted_to and not pair[other]["labelled"][i]:
                     samples.append((pair[other]["image"][i], labels))
                     weights.append(settings.carried)
                 if settings.warped:

@@ -59,7 +59,7 @@ class RegistrationLearner:
         """nnU-Net's polynomial decay."""
         self.network.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.initial_lr * (1 - epoch / epochs) ** 0.9
+            group["lr"] = self.settings.initial_lr * max(0.0, 1 - epoch / epochs) ** 0.9
 
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)

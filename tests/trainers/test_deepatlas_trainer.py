@@ -50,7 +50,7 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     ("labels", "fitted", "stages"),
     [
         (1, 0, [*[ALONE] * 3, *[TAUGHT] * 2, *[JOINT] * 5]),
-        (1, 60, [*[ALONE] * 2, *[JOINT] * 8]),
+        (1, 60, [*[TAUGHT] * 5, *[JOINT] * 5]),
         (3, 0, [*[ALONE] * 2, *[JOINT] * 8]),
     ],
 )
