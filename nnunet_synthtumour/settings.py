@@ -185,7 +185,7 @@ class RegistrationSettings:
 
 @dataclass(frozen=True)
 class DeepAtlasSettings:
-    """How registration and segmentation teach each other; null: chosen from the number of labelled cases."""
+    """How registration and segmentation teach each other; null: chosen by `fitted` and the number of labelled cases."""
 
     alone: float | None = setting(None, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
     taught: float | None = setting(
