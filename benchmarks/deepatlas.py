@@ -7,8 +7,9 @@ and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number 
 nnU-Net on the k labelled images. `same-recipe`: the same with what DeepAtlasTrainer changes about nnU-Net besides (AdamW in
 short trainings, averaged weights, no mirroring), so what is left is what unlabelled images give. `deepatlas`: all others
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
-without any label and without segmentation, with as many registration steps. Dice is the mean over labels and cases (or pairs) of the test set; labels are warped by the nearest
-neighbour, folds counted by central differences. Runs that are finished are not repeated.
+without any label and without segmentation, with as many registration steps. Dice is the mean over labels and cases (or
+pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. Runs that are
+finished are not repeated.
 """
 
 from __future__ import annotations
