@@ -7,8 +7,9 @@ and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number 
 nnU-Net on the k labelled images. `same-recipe`: the same with what DeepAtlasTrainer changes about nnU-Net besides (AdamW in
 short trainings, averaged weights, no mirroring), so what is left is what unlabelled images give. `deepatlas`: all others
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
-without any label. Dice is the mean over labels and cases (or pairs) of the test set; labels are warped by the nearest
-neighbour, folds counted by central differences. Runs that are finished are not repeated.
+without any label and without segmentation, with as many registration steps. Dice is the mean over labels and cases (or
+pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. Runs that are
+finished are not repeated.
 """
 
 from __future__ import annotations
@@ -133,6 +134,11 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
         def do_split(self) -> tuple[list[str], list[str]]:
             return list(labelled), list(labelled)
 
+        def segmentation_step(self, batch: dict[str, Any], pair: Any) -> dict[str, Any]:
+            if arm != "unsupervised":
+                return super().segmentation_step(batch, pair)
+            return {"loss": np.array(np.nan), "carried": np.array(np.nan)}
+
     Arm.__name__ = f"{arm}_{len(labelled)}_{seed}"
     dataset_json = json.loads(
         (Path(os.environ["nnUNet_preprocessed"]) / ALIGNED / "dataset.json").read_text(encoding="utf-8")
@@ -143,7 +149,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
         "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
     }
     if arm == "unsupervised":
-        block |= {"deepatlas": {"alone": 1.0}, "registration": {"anatomy": 0.0}}
+        block |= {"deepatlas": {"alone": 1.0, "guided": False, "fitted": 0}, "registration": {"anatomy": 0.0}}
     dataset_json[BLOCK] = block
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -185,15 +185,26 @@ class RegistrationSettings:
 
 @dataclass(frozen=True)
 class DeepAtlasSettings:
-    """How registration and segmentation teach each other; null: chosen from the number of labelled cases."""
+    """How registration and segmentation teach each other; null: chosen by `fitted` and the number of labelled cases."""
 
     alone: float | None = setting(None, low=0.0, high=1.0, doc="share of the epochs in which registration learns alone")
     taught: float | None = setting(
         None, low=0.0, high=1.0, doc="share of the epochs, after that, in which registration rests and teaches"
     )
-    registration_steps: int = setting(1, low=1, doc="registration steps per segmentation step when both learn")
+    registration_steps: int | None = setting(
+        None, low=1, doc="registration steps per segmentation step when both learn"
+    )  # fmt: skip
+    guided: bool = setting(True, doc="registration sees where segmentation finds structures in both images")
+    fitted: int = setting(
+        60, low=0, doc="iterations that fit labelled images to each unlabelled one before training; their labels teach "
+        "segmentation from the first epoch on; 0: only the registration network carries labels",
+    )  # fmt: skip
+    sources: int = setting(
+        3, low=1, doc="labelled images, most alike, whose fitted labels are fused on an unlabelled one"
+    )
+    manual: float = setting(0.1, low=0.0, high=0.99, doc="least share of labelled images among nnU-Net's patches")
     pairs: tuple[float, float, float, float] = setting(
-        (0.2, 0.4, 0.2, 0.2), low=0.0, doc="shares of pairs moving-fixed: both labelled, labelled-unlabelled, "
+        (0.1, 0.15, 0.15, 0.6), low=0.0, doc="shares of pairs moving-fixed: both labelled, labelled-unlabelled, "
         "unlabelled-labelled, both unlabelled",
     )  # fmt: skip
     carried: float = setting(1.0, low=0.0, doc="weight of labels carried over to unlabelled images")

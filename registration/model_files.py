@@ -2,12 +2,13 @@
 
 A dictionary, read with `torch.load(weights_only=True)`, of
 
-    version             1
+    version             2; 1 had no guides
     network             "unet" (RegistrationUNet) or "mscgunet" (MSCGUNet)
     network_class_name, arch_kwargs, kw_requires_import
                         the architecture as nnU-Net's plans give it (`networks.unet_from_plans`)
     image_channels      channels of each of the two images
-    options             keyword arguments of the network beyond the plans: velocity_level and the limits of its velocity
+    options             keyword arguments of the network beyond the plans: velocity_level, the limits of its velocity, and
+                        `structures`, the number of labels that its guide finds (`structure_guide`; its weights are here)
     spacing             mm along the tensor axes that the network was trained at, or None
     patch_size          voxels along the tensor axes that it was trained at, or None
     state_dict          the weights
@@ -28,7 +29,7 @@ from nnunet_synthtumour.registration.msc_gunet import MSCGUNet
 from nnunet_synthtumour.registration.networks import RegistrationUNet
 
 FILE_NAME = "registration.pth"
-VERSION = 1
+VERSION, READABLE = 2, (1, 2)
 NETWORKS: dict[str, type[RegistrationUNet]] = {"unet": RegistrationUNet, "mscgunet": MSCGUNet}
 
 
@@ -77,8 +78,10 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[Regist
         weights = stored.pop("state_dict")
     except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a registration model of this package.") from error
-    if version != VERSION or stored.get("network") not in NETWORKS:
-        raise ValueError(f"{path} was written by another version: its format is {version}, this one reads {VERSION}.")
+    if version not in READABLE or stored.get("network") not in NETWORKS:
+        raise ValueError(
+            f"{path} was written by another version: its format is {version}, this one reads up to {VERSION}."
+        )
     architecture = Architecture(**stored)
     network = architecture.build()
     network.load_state_dict(weights)

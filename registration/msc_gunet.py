@@ -34,9 +34,9 @@ class MSCGUNet(RegistrationUNet):
         velocity_level: int = 1,
         nodes: int = 6,
         embedding: int = 32,
-        **limits: float,
+        **options: Any,
     ) -> None:
-        super().__init__(unet, velocity_level, **limits)
+        super().__init__(unet, velocity_level, **options)
         if len(self.decoder_stages) < 2:
             raise ValueError(
                 f"MSCGUNet has velocities at two levels; with this U-Net of {len(self.encoder.strides)} stages the "
@@ -47,8 +47,10 @@ class MSCGUNet(RegistrationUNet):
         self.coarse_head = self._new_head(velocity_level + 1)
 
     # The graph gives more than a velocity; trainers that need only that take its first field.
-    def forward(self, moving: Tensor, fixed: Tensor) -> GraphRegistration:  # type: ignore[override]
-        skips = self.encoder(self._padded_pair(moving, fixed))
+    def forward(  # type: ignore[override]
+        self, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None = None
+    ) -> GraphRegistration:
+        skips = self.encoder(self._padded_pair(moving, fixed, found))
         bottleneck, kl, diagonal = self.graph(skips[-1])
         *_, coarse, fine = self._decoded(bottleneck, skips)
         raw_coarse, raw_fine = self.coarse_head(coarse), self.head(fine)

@@ -78,6 +78,11 @@ def write_case(folder: Path, case: str, seg: np.ndarray, locations: dict[Any, An
         pickle.dump(locations, stream)
 
 
+def read_locations(folder: Path, case: str) -> dict[Any, Any]:
+    with (folder / f"{case}.pkl").open("rb") as stream:
+        return dict(pickle.load(stream))
+
+
 def dataset_with_carried_labels(base: type[Any], folder: Path) -> type[Any]:
     """A dataset class that loads targets with the labels that were carried to them."""
 
@@ -87,15 +92,19 @@ def dataset_with_carried_labels(base: type[Any], folder: Path) -> type[Any]:
             file = folder / f"{identifier}_seg.npy"
             if file.is_file():
                 seg = np.load(file, mmap_mode="r")
-                with file.with_name(f"{identifier}.pkl").open("rb") as stream:
-                    properties = {**properties, "class_locations": pickle.load(stream)}
+                properties = {**properties, "class_locations": read_locations(folder, identifier)}
             return data, seg, seg_prev, properties
 
     return DatasetWithCarriedLabels
 
 
-def is_complete(folder: Path) -> bool:
-    return (folder / REPORT).is_file()
+def is_complete(folder: Path, about: dict[str, Any] | None = None) -> bool:
+    """Whether labels of an earlier run are there; with `about`, only those of a run about which the same was written."""
+    file = folder / REPORT
+    if about is None or not file.is_file():
+        return file.is_file()
+    written = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in written.items() if key != "cases"} == json.loads(json.dumps(about))
 
 
 def summary(case: str, sources: Sequence[str], kept: Tensor, carried: Carried, names: dict[int, str], ignore: int,

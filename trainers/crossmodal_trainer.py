@@ -92,6 +92,9 @@ class CrossModalTrainer(DeepAtlasTrainer):
         registration = dataclasses.replace(settings.registration, network=mine.network, similarity=mine.similarity)
         self.settings = dataclasses.replace(settings, registration=registration)
 
+    def structures_seen(self) -> int:
+        return 0  # the segmenter of targets knows nothing of sources
+
     # ------------------------------------------------------------------------------------------------ data
 
     def do_split(self) -> tuple[list[str], list[str]]:

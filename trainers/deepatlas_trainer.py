@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch.distributed as dist
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import warp
@@ -22,9 +25,18 @@ from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
 from nnunet_synthtumour.registration.model_files import save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
+from nnunet_synthtumour.trainers.carried_labels import (
+    is_complete,
+    summary,
+    to_case,
+    write_case,
+    write_report,
+)
+from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
 from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
 from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger
+from nnunet_synthtumour.trainers.fitted_labels import WARPED, LabelFitter, dataset_with_fitted, write_warped
 from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader
 from nnunet_synthtumour.trainers.pair_patches import PairPatches
 from nnunet_synthtumour.trainers.pair_validation import PairValidation
@@ -32,6 +44,8 @@ from nnunet_synthtumour.trainers.random_streams import worker_seeds
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 from nnunet_synthtumour.trainers.whole_grids import WholeCases
 
+CARRIED = "carried_labels"
+NO_LABEL = -2  # nothing that labels are fitted to is ignored
 ALONE, TAUGHT, JOINT = "registration alone", "registration teaches", "both learn"
 FEW_LABELS = 2  # up to here, the paper's order for one label: first registration, then segmentation, then both
 
@@ -70,6 +84,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         self.registration: RegistrationLearner | None = None
         self.dataloader_pairs: Any = None
         self.taught_by: set[str] = set()  # cases whose labels pairs show
+        self.fitted_to: list[str] = []  # cases that labels are fitted to before training
 
     def _refuse_what_cannot_work(self) -> None:
         name = type(self).__name__
@@ -100,7 +115,12 @@ class DeepAtlasTrainer(AveragingTrainer):
         self.registration = RegistrationLearner(
             self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
             compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
+            structures=self.structures_seen(),
         )  # fmt: skip
+
+    def structures_seen(self) -> int:
+        """Labels that the registration network is told of, in either image."""
+        return len(self.label_manager.foreground_labels) if self.settings.deepatlas.guided else 0
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split of the labelled cases; a handful is enough, and fold `all` uses every label."""
@@ -137,7 +157,62 @@ class DeepAtlasTrainer(AveragingTrainer):
         self.dataloader_pairs = self._start_pairs(loader)
         self.patches = self.pair_patches()
         self.pair_validation = PairValidation(cases, val if len(val) > 1 else sorted({*train, *val}), self.classes)
+        self.fitted_to = [case for case in self.unlabelled if case not in held_out] if settings.deepatlas.fitted else []
+        if self.fitted_to:
+            self.fit_labels(cases, train)
         return super().get_dataloaders()
+
+    @property
+    def carried_folder(self) -> Path:
+        return Path(self.output_folder) / CARRIED
+
+    def fit_labels(self, cases: WholeCases, labelled: list[str]) -> None:
+        """Labels for all unlabelled cases, in `carried_folder`; those of an earlier run with the same settings are kept."""
+        mark = {"labelled": labelled, "unlabelled": self.fitted_to, "plans": self.plans_manager.plans_name,
+                "configuration": self.configuration_name, "iterations": self.settings.deepatlas.fitted,
+                "sources": self.settings.deepatlas.sources,
+                "registration": dataclasses.asdict(self.settings.registration)}  # fmt: skip
+        if is_complete(self.carried_folder, mark):
+            return
+        self.print_to_log_file("Fitting labelled images to all others")
+        fitter = LabelFitter(cases, self.settings.registration, self.settings.deepatlas.fitted, self.classes,
+                             self.configuration_manager.spacing, self.device)  # fmt: skip
+        carry_to_all(
+            self.carried_folder, self.fitted_to, mark,
+            lambda target, scratch: self._fit_to(target, scratch, fitter, labelled, cases),
+            lambda scratch, rows: write_report(scratch, mark, rows),
+            self.local_rank, dist.get_world_size() if self.is_ddp else 1,
+        )  # fmt: skip
+
+    def _fit_to(
+        self, target: str, folder: Path, fitter: LabelFitter, labelled: list[str], cases: WholeCases
+    ) -> dict[str, Any]:
+        sources = fitter.most_alike(target, labelled, self.settings.deepatlas.sources)
+        fitted = fitter.fit(target, sources)
+        carried = fitted.carried
+        _, seg, _, properties = cases.dataset.load_case(target)
+        on_case = to_case(carried.labels.numpy(), np.asarray(seg[:]), properties, cases.grid)
+        write_case(folder, target, on_case, self._locations(on_case))
+        write_warped(folder, target, fitted, self._locations(fitted.labels.numpy()))
+        names = {int(v): k for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
+        return summary(target, sources, carried.labels, carried, names, NO_LABEL, self.configuration_manager.spacing)
+
+    def _locations(self, seg: np.ndarray) -> dict[Any, Any]:
+        classes = [*self.label_manager.foreground_labels, (-1, *self.label_manager.all_labels)]
+        return dict(DefaultPreprocessor._sample_foreground_locations(seg, classes))
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's patches come from labelled images and, with fitted labels, from all others and from labelled images
+        warped to them."""
+        train, val = super().get_tr_and_val_datasets()
+        settings = self.settings.deepatlas
+        more = [*(self.fitted_to if settings.carried else []),
+                *(WARPED + case for case in (self.fitted_to if settings.warped else []))]  # fmt: skip
+        if not more:
+            return train, val
+        copies = max(1, round(settings.manual / (1 - settings.manual) * len(more) / len(train.identifiers)))
+        kind = dataset_with_fitted(self.dataset_class, self.carried_folder)
+        return kind(self.preprocessed_dataset_folder, [*train.identifiers * copies, *more]), val
 
     def pair_patches(self) -> PairPatches:
         """Whole grids as patches, labels in all resolutions of deep supervision."""
@@ -163,17 +238,21 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def stage(self, epoch: int) -> str:
         """What is learnt in an epoch."""
-        few = len(self.labelled) <= FEW_LABELS
         settings = self.settings.deepatlas
-        alone = settings.alone if settings.alone is not None else (0.3 if few else 0.2)
-        taught = settings.taught if settings.taught is not None else (0.2 if few else 0.0)
+        if settings.fitted:  # those teach, so registration can wait for a segmenter that tells it something
+            alone, taught = 0.0, 0.5
+        else:
+            alone, taught = (0.3, 0.2) if len(self.labelled) <= FEW_LABELS else (0.2, 0.0)
+        alone = settings.alone if settings.alone is not None else alone
+        taught = settings.taught if settings.taught is not None else taught
         first, second = round(alone * self.num_epochs), round((alone + taught) * self.num_epochs)
         return ALONE if epoch < first else TAUGHT if epoch < second else JOINT
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         assert self.registration is not None
-        self.registration.begin_epoch(self.current_epoch, self.num_epochs)
+        active = [epoch for epoch in range(self.num_epochs) if self.stage(epoch) != TAUGHT]
+        self.registration.begin_epoch(sum(epoch < self.current_epoch for epoch in active), max(1, len(active)))
         self.print_to_log_file(f"Stage: {self.stage(self.current_epoch)}")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -182,22 +261,29 @@ class DeepAtlasTrainer(AveragingTrainer):
         nan = np.array(np.nan)
         losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
         if stage != TAUGHT:
-            for _ in range(self.settings.deepatlas.registration_steps if stage == JOINT else 1):
+            for _ in range(self.registration_steps() if stage == JOINT else 1):
                 losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=stage == JOINT)
-        pair = None if stage == ALONE else self._on_device(next(self.dataloader_pairs))
+        # a registration network that has learnt nothing yet has nothing to teach
+        teaches = stage == JOINT or (stage == TAUGHT and not self.fitted_to)
+        pair = self._on_device(next(self.dataloader_pairs)) if teaches else None
         return losses | self.segmentation_step(batch, pair)
+
+    def registration_steps(self) -> int:
+        """Per segmentation step when both learn: as many in all as there are segmentation steps, unless set otherwise."""
+        chosen = self.settings.deepatlas.registration_steps
+        return chosen or (2 if self.settings.deepatlas.fitted and self.settings.deepatlas.taught is None else 1)
 
     def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
         """Both directions of a pair; once segmentation is of use, its predictions stand in where labels are missing."""
         assert self.registration is not None
         learner, settings = self.registration, self.settings.registration
         moving, fixed = pair["moving"], pair["fixed"]
-        wanting = [joint and not set(side["case"]) <= self.taught_by for side in (moving, fixed)]
-        predicted = [
-            self.predict(side["image"]) if w else None for w, side in zip(wanting, (moving, fixed), strict=True)
-        ]
+        found = self.found_in(moving, fixed)
         with self.precision():
-            output = learner.network(moving["match"], fixed["match"])
+            output = learner.network(moving["match"], fixed["match"], found)
+        wanting = [joint and not set(side["case"]) <= self.taught_by for side in (moving, fixed)]
+        predicted = [self.predicted(side, at, found) if w else None
+                     for at, (w, side) in enumerate(zip(wanting, (moving, fixed), strict=True))]  # fmt: skip
         velocities, extra = learner.velocities_and_graph_loss(output)
         terms = []
         for velocity in velocities:
@@ -248,19 +334,37 @@ class DeepAtlasTrainer(AveragingTrainer):
         """(image, labels) of whole grids with their weights: labels carried to the other image, and warped images."""
         assert self.registration is not None
         settings, samples, weights = self.settings.deepatlas, [], []
-        with torch.no_grad():
-            forward, backward = self.registration.register(pair["moving"]["match"], pair["fixed"]["match"])
+        if not (pair["moving"]["labelled"].any() or pair["fixed"]["labelled"].any()):
+            return samples, weights
+        forward, backward = self.registration.register(
+            pair["moving"]["match"], pair["fixed"]["match"], self.precision()
+        )
         for source, other, field in (("moving", "fixed", forward), ("fixed", "moving", backward)):
             for i in torch.nonzero(pair[source]["labelled"]).flatten().tolist():
                 u = field[i : i + 1]
                 labels = warp(pair[source]["seg"][i : i + 1].float(), u, "nearest").short()[0]
-                if settings.carried and not pair[other]["labelled"][i]:
+                if settings.carried and not self.fitted_to and not pair[other]["labelled"][i]:
                     samples.append((pair[other]["image"][i], labels))
                     weights.append(settings.carried)
                 if settings.warped:
                     samples.append((warp(pair[source]["image"][i : i + 1], u)[0], labels))
                     weights.append(settings.warped)
         return samples, weights
+
+    def found_in(self, moving: dict[str, Any], fixed: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """What the guide, if it speaks, says about both images."""
+        assert self.registration is not None
+        guide = self.registration.guide
+        if guide is None:
+            return None
+        with self.precision():
+            return guide(moving["match"]), guide(fixed["match"])
+
+    def predicted(self, side: dict[str, Any], at: int, found: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        """Probabilities that stand in for manual labels, (B, classes, X, Y, Z): the guide's, if there is to be one."""
+        if found is not None:
+            return found[at]
+        return None if self.settings.deepatlas.guided else self.predict(side["image"])
 
     def predict(self, image: Tensor) -> Tensor:
         """Probabilities of all labels on whole grids, (B, classes, X, Y, Z), without gradient."""
@@ -284,6 +388,15 @@ class DeepAtlasTrainer(AveragingTrainer):
         for key in ("similarity", "regularity", "anatomy", "carried"):
             self.logger.log(f"{key}_loss", means[key], self.current_epoch)
         self._use_average(True)
+        self._guide_registration()
+
+    def _guide_registration(self) -> None:
+        """From the end of the epoch before both learn, registration sees what the averaged segmenter finds."""
+        assert self.registration is not None
+        guide = self.registration.bare.guide
+        if guide is not None and self.stage(self.current_epoch + 1) == JOINT:
+            network: Any = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+            guide.take(getattr(network, "_orig_mod", network).state_dict())
 
     def _gathered(self, mine: list[Any]) -> list[Any]:
         if not self.is_ddp:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_synthtumour.registration.model_files import Architecture
 from nnunet_synthtumour.registration.msc_gunet import GraphRegistration
+from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.settings import RegistrationSettings
 
 GRAPH_WEIGHT = 1e-3
 
 
 class RegistrationLearner:
-    """The network, its optimiser and its schedule. `rank` is given where there are several processes."""
+    """The network, its optimiser and its schedule. `rank` is given where there are several processes; `structures` is the
+    number of labels that a guide inside the network finds (registration/structure_guide.py), 0 for no guide."""
 
     def __init__(
         self,
@@ -28,6 +31,7 @@ class RegistrationLearner:
         device: torch.device,
         compiled: bool = False,
         rank: int | None = None,
+        structures: int = 0,
     ) -> None:
         self.settings = settings
         arch_kwargs = dict(configuration.network_arch_init_kwargs)
@@ -39,7 +43,7 @@ class RegistrationLearner:
             arch_kwargs=arch_kwargs,
             kw_requires_import=list(configuration.network_arch_init_kwargs_req_import),
             image_channels=image_channels,
-            options={"velocity_level": 0} if shallow else {},
+            options=({"velocity_level": 0} if shallow else {}) | ({"structures": structures} if structures else {}),
             spacing=tuple(float(s) for s in configuration.spacing),
             patch_size=tuple(int(n) for n in configuration.patch_size),
         )
@@ -47,14 +51,15 @@ class RegistrationLearner:
         self.network: Any = torch.compile(self.bare) if compiled else self.bare
         if rank is not None:
             self.network = DistributedDataParallel(self.network, device_ids=None if device.type == "cpu" else [rank])
-        self.optimizer = torch.optim.Adam(self.bare.parameters(), settings.initial_lr)
+        self.learnt = [p for p in self.bare.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.learnt, settings.initial_lr)
         self.grad_scaler = torch.amp.GradScaler("cuda") if device.type == "cuda" else None
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """nnU-Net's polynomial decay."""
         self.network.train()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.initial_lr * (1 - epoch / epochs) ** 0.9
+            group["lr"] = self.settings.initial_lr * max(0.0, 1 - epoch / epochs) ** 0.9
 
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -63,7 +68,7 @@ class RegistrationLearner:
             self.grad_scaler.unscale_(self.optimizer)
         else:
             loss.backward()
-        nn.utils.clip_grad_norm_(self.bare.parameters(), 12)
+        nn.utils.clip_grad_norm_(self.learnt, 12)
         if self.grad_scaler is not None:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
@@ -79,11 +84,14 @@ class RegistrationLearner:
     def displacements(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self._net.displacement(velocity, shape), self._net.displacement(-velocity, shape)
 
-    def register(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    def register(
+        self, moving: Tensor, fixed: Tensor, precision: AbstractContextManager[Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Displacement moving -> fixed and its inverse, for use, not for training."""
         self.network.eval()
         with torch.no_grad():
-            velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
+            with precision or nullcontext():
+                velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
             both = self._net.displacements(velocities[0], moving.shape[2:])
         self.network.train()
         return both
@@ -95,6 +103,12 @@ class RegistrationLearner:
             velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
         self.network.train()
         return velocities[0]
+
+    @property
+    def guide(self) -> StructureGuide | None:
+        """What tells the network where structures lie, once it has something to say."""
+        guide = self._net.guide
+        return guide if guide is not None and guide.speaks else None
 
     @property
     def _net(self) -> Any:

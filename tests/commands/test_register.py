@@ -114,11 +114,14 @@ def test_the_report_and_the_picture(registered) -> None:
     assert affine.GetDimension() == 3
 
 
-def test_a_model_takes_the_place_of_the_optimisation(files) -> None:
+@pytest.mark.parametrize("structures", [0, 2])
+def test_a_model_takes_the_place_of_the_optimisation(files, structures) -> None:
     torch.manual_seed(0)
-    stored = Architecture("unet", *architecture())
+    stored = Architecture("unet", *architecture(), options={"structures": structures})
     network = stored.build()
     torch.nn.init.normal_(network.head.weight, std=1.0)
+    if network.guide is not None:
+        network.guide.speaks.fill_(True)
     save_model(files / "model", stored, network)
     assert register(files, files / "net", "--model", str(files / "model"), "--iterations", "0", "--affine", "none") == 0
     report = json.loads((files / "net" / "report.json").read_text(encoding="utf-8"))

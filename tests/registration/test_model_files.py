@@ -7,13 +7,15 @@ from nnunet_synthtumour.registration.model_files import FILE_NAME, Architecture,
 from tests.registration.plans import architecture
 
 
+@pytest.mark.parametrize("structures", [0, 2])
 @pytest.mark.parametrize("network", ["unet", "mscgunet"])
-def test_a_network_comes_back_with_its_limits_and_its_answers(tmp_path, network) -> None:
+def test_a_network_comes_back_with_its_limits_its_guide_and_its_answers(tmp_path, network, structures) -> None:
     torch.manual_seed(0)
-    stored = Architecture(
-        network, *architecture(), options={"velocity_level": 1, "max_gradient": 1.0}, spacing=(1, 1, 2)
-    )
+    options = {"velocity_level": 1, "max_gradient": 1.0, "structures": structures}
+    stored = Architecture(network, *architecture(), options=options, spacing=(1, 1, 2))
     written = stored.build()
+    if written.guide is not None:
+        written.guide.speaks.fill_(True)
     torch.nn.init.normal_(written.head.weight, std=0.1)
     save_model(tmp_path / "model", stored, written)
     read, described = load_model(tmp_path / "model")
@@ -24,6 +26,14 @@ def test_a_network_comes_back_with_its_limits_and_its_answers(tmp_path, network)
     first, second = [answer if isinstance(answer, torch.Tensor) else answer.velocity for answer in answers]
     assert first.abs().max() > 1e-3
     assert torch.equal(first, second)
+
+
+def test_files_of_the_first_version_have_no_guide_and_are_read(tmp_path) -> None:
+    stored = Architecture("unet", *architecture())
+    written = stored.build()
+    torch.save({"version": 1, **vars(stored), "state_dict": written.state_dict()}, tmp_path / FILE_NAME)
+    read, _ = load_model(tmp_path)
+    assert read.guide is None and torch.equal(read.head.weight, written.head.weight)
 
 
 def test_what_is_no_model_is_said_in_a_sentence(tmp_path) -> None:

@@ -16,14 +16,20 @@ SHORT = {"training": {"epochs": 2, "iterations": 2, "seed": 1}, "roles": ROLES}
 
 
 def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: Path) -> None:
-    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"alone": 0.5, "taught": 0.0})
+    deepatlas = {"alone": 0.5, "taught": 0.0, "fitted": 5, "sources": 2, "pairs": [0, 1, 1, 0]}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas=deepatlas)
     trainer.num_val_iterations_per_epoch = 1
     trainer.run_training()
     log = trainer.logger.local_logger.my_fantastic_logging
     assert len(log["dice_after"]) == len(log["similarity_loss"]) == 2
     assert np.isnan(log["carried_loss"][0]) and np.isfinite(log["carried_loss"][1])
+    guide = trainer.registration.guide
+    for one, other in zip(guide.network.state_dict().values(), trainer.network.state_dict().values(), strict=True):
+        assert torch.equal(one, other)  # the averaged segmenter
     trainer.perform_actual_validation()
     folder = Path(trainer.output_folder)
+    report = json.loads((folder / "carried_labels" / "carried_labels.json").read_text(encoding="utf-8"))
+    assert len(report["cases"]) == 6 and all(len(case["sources"]) == 2 for case in report["cases"])
     found = json.loads((folder / "validation" / "registration.json").read_text(encoding="utf-8"))
     assert found["pairs"] == 2
     assert found["mean"]["folds_percent"] <= 0.003
@@ -32,6 +38,7 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
 
     resumed = make_trainer(toy, DeepAtlasTrainer, fold="all", resume=True, **SHORT)
     resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    assert resumed.registration.guide is not None
     for one, other in ((trainer.network, resumed.network), (trainer.registration.bare, resumed.registration.bare)):
         assert all(
             torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
@@ -40,11 +47,17 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
 
 
 @pytest.mark.parametrize(
-    ("labels", "stages"), [(1, [*[ALONE] * 3, *[TAUGHT] * 2, *[JOINT] * 5]), (3, [*[ALONE] * 2, *[JOINT] * 8])]
+    ("labels", "fitted", "stages"),
+    [
+        (1, 0, [*[ALONE] * 3, *[TAUGHT] * 2, *[JOINT] * 5]),
+        (1, 60, [*[TAUGHT] * 5, *[JOINT] * 5]),
+        (3, 0, [*[ALONE] * 2, *[JOINT] * 8]),
+    ],
 )
-def test_the_number_of_labels_decides_the_order(toy: Path, labels: int, stages: list[str]) -> None:
+def test_labels_decide_the_order(toy: Path, labels: int, fitted: int, stages: list[str]) -> None:
     roles = {case: "labelled" if i < labels else "unlabelled" for i, case in enumerate(sorted(ROLES))}
-    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, training={"epochs": 10})
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, training={"epochs": 10},
+                           deepatlas={"fitted": fitted})  # fmt: skip
     assert [trainer.stage(epoch) for epoch in range(10)] == stages
 
 
@@ -63,3 +76,30 @@ def test_nothing_is_mirrored_unless_the_settings_say_so(
     *_, mirrored = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert mirrored == axes
     assert trainer.inference_allowed_mirroring_axes == axes
+
+
+def test_patches_come_from_labelled_images_others_with_fitted_labels_and_warped_ones(toy: Path) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"fitted": 5, "manual": 0.5})
+    trainer.initialize()
+    trainer.get_dataloaders()
+    train, val = trainer.get_tr_and_val_datasets()
+    assert sorted(set(val.identifiers)) == ["case_006", "case_007"]
+    assert train.identifiers.count("case_006") == 6 and len(train.identifiers) == 24
+    _, seg, _, properties = train.load_case("case_000")
+    assert seg.max() == 1 and seg.min() >= -1 and len(properties["class_locations"][1])  # no ignore label any more
+    image, seg, *_ = train.load_case("warped to case_000")
+    assert image.shape == seg.shape and np.asarray(image)[np.asarray(seg) == 1].mean() > np.asarray(image).mean()
+    written = (trainer.carried_folder / "carried_labels.json").stat().st_mtime_ns
+    again = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"fitted": 5, "manual": 0.5})
+    again.initialize()
+    again.get_dataloaders()
+    assert (trainer.carried_folder / "carried_labels.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("deepatlas", [{"guided": False, "fitted": 0}, {"alone": 0.0, "fitted": 0}])
+def test_without_guide_or_fitted_labels_it_trains_too(toy: Path, deepatlas: dict) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"taught": 0.0, **deepatlas})
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.run_training()
+    assert np.isfinite(trainer.logger.local_logger.my_fantastic_logging["similarity_loss"]).all()
+    assert not trainer.carried_folder.exists()

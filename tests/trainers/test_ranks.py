@@ -59,7 +59,7 @@ class CrossModalOnCpu(BothOnCpu, CrossModalTrainer): ...
 UNLABELLED = dict.fromkeys([f"case_{i:03d}" for i in range(4)], "unlabelled")
 OF_TRAINER: dict[str, tuple[type, dict[str, Any]]] = {
     "DeepAtlas": (DeepAtlasOnCpu, {"roles": {**UNLABELLED, "case_006": "labelled", "case_007": "labelled"},
-                                   "deepatlas": {"alone": 0.5, "taught": 0.0}}),
+                                   "deepatlas": {"alone": 0.5, "taught": 0.0, "fitted": 5, "pairs": [0, 1, 1, 0]}}),
     "CrossModal": (CrossModalOnCpu, {"roles": UNLABELLED, "source": {"dataset": "2"},
                                      "crossmodal": {"alone": 0.5, "network": "unet", "refine": 0}}),
 }  # fmt: skip

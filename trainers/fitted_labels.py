@@ -1,0 +1,117 @@
+"""Labels of a few images on all others before any network has learnt something: fields fitted pair by pair, then fused.
+
+A registration network needs hundreds of steps until it carries labels as well as fields that are optimised for each pair.
+The same fields warp labelled images: carried labels are off by as much as their field, but belong to the image that a
+segmenter will see; the labels of a warped image are right, but its intensities are always those of the few. A segmenter
+learns from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_synthtumour.registration.anatomy import one_hot
+from nnunet_synthtumour.registration.fields import warp
+from nnunet_synthtumour.registration.instance import (
+    REGULARITY_WEIGHTS,
+    InstanceSettings,
+    Similarity,
+    image_cost,
+    optimise,
+)
+from nnunet_synthtumour.settings import RegistrationSettings
+from nnunet_synthtumour.trainers.carried_labels import (
+    Carried,
+    dataset_with_carried_labels,
+    fuse,
+    read_locations,
+    unlikeness,
+    write_case,
+)
+
+WARPED = "warped to "  # with a case's name: the labelled image that was warped to it
+
+
+class Fitted(NamedTuple):
+    """On the common grid: the labels that were carried to a case, and the likest labelled image warped to it, image
+    (C, X, Y, Z) and labels (1, X, Y, Z)."""
+
+    carried: Carried
+    image: Tensor
+    labels: Tensor
+
+
+class LabelFitter:
+    """`cases` gives a `Whole` by case, all on one grid of `spacing` mm."""
+
+    def __init__(
+        self,
+        cases: Any,
+        settings: RegistrationSettings,
+        iterations: int,
+        classes: int,
+        spacing: Sequence[float],
+        device: torch.device,
+    ) -> None:
+        self.cases, self.classes, self.device = cases, classes, device
+        self.spacing = tuple(float(mm) for mm in spacing)
+        similarity = cast(Similarity, settings.similarity)
+        self.wanted = InstanceSettings(
+            similarity=similarity,
+            iterations=iterations,
+            regularity=settings.regularity_kind,  # type: ignore[arg-type]
+            regularity_weight=settings.regularity * REGULARITY_WEIGHTS[similarity],
+            symmetric=True,
+        )
+
+    def most_alike(self, target: str, labelled: Sequence[str], count: int) -> list[str]:
+        """Up to `count` of the labelled cases, the likest first, as they lie before any deformation."""
+        if len(labelled) <= count:
+            return list(labelled)
+        fixed = self._match(target)
+        costs = {case: image_cost(self.wanted.similarity, self._match(case), fixed) for case in labelled}
+        return sorted(labelled, key=lambda case: costs[case])[:count]
+
+    def fit(self, target: str, sources: Sequence[str]) -> Fitted:
+        """Labels of all `sources` on the grid of `target`, fused, and the first source as it is warped."""
+        fixed, labels, differences, warped = self._match(target), [], [], []
+        for source in sources:
+            moving, whole = self._match(source), self.cases[source]
+            with torch.enable_grad():
+                u = optimise(moving, fixed, self.wanted, self.spacing).displacement
+            seg = whole.seg[None].clamp(min=0).to(self.device)
+            labels.append(warp(one_hot(seg, self.classes), u)[0].argmax(0).short().cpu())
+            differences.append(unlikeness(warp(moving, u), fixed)[0, 0].cpu())
+            if not warped:
+                image = warp(whole.image[None].to(self.device), u)[0].cpu()
+                warped = [image, warp(seg.float(), u, "nearest")[0].short().cpu()]
+        return Fitted(fuse(labels, differences, self.classes), *warped)
+
+    def _match(self, case: str) -> Tensor:
+        return self.cases[case].match()[None].to(self.device)
+
+
+def write_warped(folder: Path, case: str, fitted: Fitted, locations: dict[Any, Any]) -> None:
+    """The image in half precision: it is read as often as nnU-Net's own."""
+    np.save(folder / f"{WARPED}{case}_image.npy", fitted.image.numpy().astype(np.float16))
+    write_case(folder, f"{WARPED}{case}", fitted.labels.numpy(), locations)
+
+
+def dataset_with_fitted(base: type[Any], folder: Path) -> type[Any]:
+    """A dataset class that loads cases with the labels that were fitted to them, and images `WARPED` to them."""
+
+    class DatasetWithFitted(dataset_with_carried_labels(base, folder)):  # type: ignore[misc]
+        def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+            if not identifier.startswith(WARPED):
+                return super().load_case(identifier)
+            data = np.load(folder / f"{identifier}_image.npy", mmap_mode="r")
+            seg = np.load(folder / f"{identifier}_seg.npy", mmap_mode="r")
+            return data, seg, None, {"class_locations": read_locations(folder, identifier)}
+
+    return DatasetWithFitted
