@@ -333,7 +333,9 @@ class DeepAtlasTrainer(AveragingTrainer):
     def taught_samples(self, pair: dict[str, Any]) -> tuple[list[tuple[Tensor, Tensor]], list[float]]:
         """(image, labels) of whole grids with their weights: labels carried to the other image, and warped images."""
         assert self.registration is not None
-        settings, samples, weights = self.settings.deepatlas, [], []
+        settings = self.settings.deepatlas
+        samples: list[tuple[Tensor, Tensor]] = []
+        weights: list[float] = []
         if not (pair["moving"]["labelled"].any() or pair["fixed"]["labelled"].any()):
             return samples, weights
         forward, backward = self.registration.register(
@@ -393,10 +395,10 @@ class DeepAtlasTrainer(AveragingTrainer):
     def _guide_registration(self) -> None:
         """From the end of the epoch before both learn, registration sees what the averaged segmenter finds."""
         assert self.registration is not None
-        guide = self.registration.bare.guide
-        if guide is not None and self.stage(self.current_epoch + 1) == JOINT:
+        bare: Any = self.registration.bare
+        if bare.guide is not None and self.stage(self.current_epoch + 1) == JOINT:
             network: Any = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-            guide.take(getattr(network, "_orig_mod", network).state_dict())
+            bare.guide.take(getattr(network, "_orig_mod", network).state_dict())
 
     def _gathered(self, mine: list[Any]) -> list[Any]:
         if not self.is_ddp:

@@ -80,7 +80,10 @@ class LabelFitter:
 
     def fit(self, target: str, sources: Sequence[str]) -> Fitted:
         """Labels of all `sources` on the grid of `target`, fused, and the first source as it is warped."""
-        fixed, labels, differences, warped = self._match(target), [], [], []
+        fixed = self._match(target)
+        labels: list[Tensor] = []
+        differences: list[Tensor] = []
+        warped: list[Any] = []
         for source in sources:
             moving, whole = self._match(source), self.cases[source]
             with torch.enable_grad():
