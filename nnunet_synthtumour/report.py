@@ -22,6 +22,7 @@ from nnunet_synthtumour.report_figures import (
     draw_curves,
     draw_pastes,
     draw_scores,
+    kept_epoch,
 )
 from nnunet_synthtumour.report_page import Page
 from nnunet_synthtumour.schema import leaves
@@ -144,7 +145,7 @@ class RunReport:
         page.heading("How they learnt")
         draw_curves(trainings, self.figures / "curves.png")
         page.picture(self.figures / "curves.png", "Losses and Dice on fixed patches; dotted: the epoch that was kept")
-        self.result["chosen_epochs"] = {k: int(np.argmax(log["ema_fg_dice"])) for k, log in trainings.items()}
+        self.result["chosen_epochs"] = {k: kept_epoch(k, log) for k, log in trainings.items()}
 
     def _pseudo_labels(self, page: Page) -> None:
         work = sorted(self.folders[RESULTS].glob(f"*/*/pseudolabels/{self.senior}"))

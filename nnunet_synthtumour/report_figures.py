@@ -30,6 +30,11 @@ def plain_axes() -> Any:
     return plt
 
 
+def kept_epoch(title: str, log: Mapping[str, list[float]]) -> int:
+    """The epoch whose weights segment: the chosen one of a junior, the last of a senior (`run_recipe.checkpoint_of`)."""
+    return len(log["ema_fg_dice"]) - 1 if title.startswith("senior") else int(np.argmax(log["ema_fg_dice"]))
+
+
 def draw_curves(trainings: Mapping[str, Mapping[str, list[float]]], file: Path) -> None:
     """Losses and Dice over the epochs of every training, one column each; dotted: the chosen epoch."""
     plt = plain_axes()
@@ -41,12 +46,12 @@ def draw_curves(trainings: Mapping[str, Mapping[str, list[float]]], file: Path) 
         for (key, words), style in zip(CURVES.items(), ("-", "--", "-.", ":"), strict=True):
             if log.get(key):
                 dice.plot(log[key], style, color=BLUE if key == "mean_fg_dice" else GREY, label=words)
-        chosen = int(np.argmax(log["ema_fg_dice"]))
+        chosen = kept_epoch(title, log)
         for axis in (losses, dice):
             axis.axvline(chosen, color=ORANGE, linestyle=":", linewidth=1)
         dice.set_ylim(0, 1)
         dice.set_xlabel("epoch")
-        losses.set_title(f"{title} (epoch {chosen} chosen)")
+        losses.set_title(f"{title} (epoch {chosen} kept)")
         losses.legend(frameon=False)
         dice.legend(frameon=False, fontsize=7)
     axes[0, 0].set_ylabel("loss")

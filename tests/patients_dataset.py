@@ -28,7 +28,7 @@ def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (root / name).mkdir()
         os.environ[name] = str(root / name)
     raw = root / "nnUNet_raw" / NAME
-    training = {"seed": 1, "host_centred": 1.0, "healthy_patches": 0.2, "initial_lr": 0.02}
+    training = {"seed": 1, "host_centred": 1.0, "healthy_patches": 0.2, "initial_lr": 0.02, "bfloat16": False}
     lesion = {
         "preset": "paper",
         "overrides": {"shape": {"volume_ml": [2, 8]}, "contrast": {"whole": {"*": {"factor": [1.6, 2]}}}},
@@ -40,7 +40,7 @@ def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     preprocess([1], "nnUNetSmallPlans", ["3d_fullres"], [1], show_progress_bar=False)
     os.environ["nnUNet_n_proc_DA"] = "0"
     trainer = make_trainer(root, SynthTumourTrainer)
-    trainer.num_epochs, trainer.num_iterations_per_epoch = 2, 20
+    trainer.num_epochs, trainer.num_iterations_per_epoch = 2, 40
     trainer.run_training()
     yield root
     for name, value in before.items():
