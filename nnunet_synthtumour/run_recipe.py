@@ -178,7 +178,8 @@ class Recipe:
             f"pseudolabels-{round_}", f"{'senior' if before else 'junior'} segments the patients: pseudo-labels",
             ("synthtumour", "pseudolabel", "-d", str(o.number), "-o", str(self.number(round_)),
              "-n", self.dataset(round_).split("_", 1)[1],
-             *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before), "-chk", checkpoint_of(before),
+             *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before),
+             "-chk", checkpoint_of(before),
              "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds, "-device", o.device, "-np", str(o.processes)),
             outputs=(self.raw / self.dataset(round_) / PROVENANCE, self.preprocessed / self.dataset(round_) / PROVENANCE),
         )  # fmt: skip
@@ -192,7 +193,8 @@ class Recipe:
             Stage(
                 f"predict-{self.predictions(r).name}", f"{'senior' if r else 'junior'} segments {what}",
                 ("nnUNetv2_predict", "-d", str(self.number(r)), "-i", str(images), "-o", str(self.predictions(r)),
-                 "-c", o.configuration, "-f", *o.folds, "-tr", self.trainer(r), "-p", o.plans_name(), "-chk", checkpoint_of(r),
+                 "-c", o.configuration, "-f", *o.folds, "-tr", self.trainer(r), "-p", o.plans_name(),
+                 "-chk", checkpoint_of(r),
                  "-device", o.device, "--continue_prediction", "-npp", str(o.processes), "-nps", str(o.processes)),
                 outputs=(self.predictions(r) / "dataset.json",),
             )
