@@ -1,6 +1,6 @@
 """DeepAtlas against labels alone and registration alone, down to one label, on cases that nobody trained on.
 
-    python benchmarks/deepatlas.py DATA -o OUT [--labels 1 5 10] [--draws 3] [--test 20] [--epochs 20 --iterations 25]
+    python benchmarks/deepatlas.py DATA -o OUT [--labels 1 5 10] [--draws 0 1 2] [--test 20] [--epochs 20 --iterations 25]
 
 DATA holds imagesTr/ and labelsTr/ (files of the same names). Everything is first put on one grid (`synthtumour align`)
 and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number of iterations. `labels-alone`: stock
@@ -8,8 +8,9 @@ nnU-Net on the k labelled images. `same-recipe`: the same with what DeepAtlasTra
 short trainings, averaged weights, no mirroring), so what is left is what unlabelled images give. `deepatlas`: all others
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
 without any label and without segmentation, with as many registration steps. Dice is the mean over labels and cases (or
-pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. Runs that are
-finished are not repeated.
+pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. `--set` changes
+settings of `deepatlas`. Runs that are finished, OUT/BUDGET/*.json, are not repeated, so several processes can share the
+arms and draws of one folder.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from nnunet_synthtumour.settings import BLOCK
+    from nnunet_synthtumour.schema import parse_assignments
+    from nnunet_synthtumour.settings import BLOCK, with_settings
     from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 
@@ -139,7 +141,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
                 return super().segmentation_step(batch, pair)
             return {"loss": np.array(np.nan), "carried": np.array(np.nan)}
 
-    Arm.__name__ = f"{arm}_{len(labelled)}_{seed}"
+    Arm.__name__ = f"{arm}_{len(labelled)}_{seed}_{args.budget}"
     dataset_json = json.loads(
         (Path(os.environ["nnUNet_preprocessed"]) / ALIGNED / "dataset.json").read_text(encoding="utf-8")
     )
@@ -151,6 +153,8 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     if arm == "unsupervised":
         block |= {"deepatlas": {"alone": 1.0, "guided": False, "fitted": 0}, "registration": {"anatomy": 0.0}}
     dataset_json[BLOCK] = block
+    if arm == "deepatlas":
+        dataset_json = with_settings(dataset_json, parse_assignments(args.set, "deepatlas.fitted=0"))
     torch.manual_seed(seed)
     np.random.seed(seed)
     trainer = Arm(test.plans | {"continue_training": False}, CONFIGURATION, "all", dataset_json,
@@ -173,16 +177,18 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10])
-    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--test", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--arms", nargs="+", default=["labels-alone", "same-recipe", "deepatlas", "unsupervised", "bound"]
     )
     args = parser.parse_args()
     args.out = args.out.resolve()
+    args.budget = "_".join([f"{args.epochs}x{args.iterations}", *args.set])
     os.environ.setdefault("nnUNet_n_proc_DA", "2")
     prepare(args)
     names = sorted(json.loads((args.out / "nnUNet_preprocessed" / ALIGNED / "dataset.json").read_text(encoding="utf-8"))
@@ -191,16 +197,17 @@ def main() -> None:
     held_out, training = sorted(map(str, order[: args.test])), [str(c) for c in order[args.test :]]
     test = TestCases(held_out, 0)
     results: dict[str, list[dict[str, Any]]] = {}
-    for draw in range(args.draws):
+    (args.out / args.budget).mkdir(exist_ok=True)
+    for draw in args.draws:
         shuffled = [str(c) for c in np.random.default_rng(100 + draw).permutation(training)]
         for arm in args.arms:
             for k in args.labels if arm not in ("unsupervised", "bound") else [len(training)]:
-                file = args.out / f"{arm}_{k}_{draw}.json"
+                file = args.out / args.budget / f"{arm}_{k}_{draw}.json"
                 if not file.exists():
                     labelled = shuffled[:k] if arm != "unsupervised" else shuffled[:1]
                     file.write_text(json.dumps(train(arm, labelled, training, draw, test, args)), encoding="utf-8")
                 results.setdefault(f"{arm} {k}", []).append(json.loads(file.read_text(encoding="utf-8")))
-    budget = f"{args.draws} draws, {args.epochs} x {args.iterations} iterations"
+    budget = f"draws {args.draws}, {args.epochs} x {args.iterations} iterations"
     print(f"\n{len(training)} images, {args.test} test cases, {budget}\n")
     print("| arm, labels | segmentation Dice | registration Dice | affine | folds %, worst | minutes |")
     print("|---|---|---|---|---|---|")
@@ -240,7 +247,7 @@ def figure(results: dict[str, list[dict[str, Any]]], args: argparse.Namespace, e
         axis.set_xlabel("labelled images")
         axis.set_ylabel("Dice on test cases")
         axis.legend()
-    drawing.savefig(args.out / "deepatlas.png", dpi=110)
+    drawing.savefig(args.out / args.budget / "deepatlas.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Junior against its alternatives on phantoms: Dice, HD95 and lesion-wise F1 on patients that no arm has seen.
 
-    python benchmarks/junior.py -o OUT [--seeds 3] [--arms online paper offline supervised threshold]
+    python benchmarks/junior.py -o OUT [--seeds 0 1 2] [--arms online paper offline supervised threshold] [--device cuda]
 
 All arms share one plan, one network, one number of iterations and averaged weights. `online`: SynthTumourTrainer with its
 defaults. `paper`: the same with the reference's synthesis. `offline`: a fixed set of volumes grown by the same engine.
 `supervised`: as many labelled patients as there are healthy cases, the upper bound. `threshold`: the brightest
 voxels of the z-scored brain, opened, largest component, with the threshold that is best for the phantoms of seed 0.
 `no-...`: the defaults without one ingredient. After every epoch each network segments the patients, so that the epoch
-that its validation chose can be compared with the best one in hindsight. Finished runs are not repeated.
+that its validation chose can be compared with the best one in hindsight. The patients lie, without their labels, in the
+healthy data set too, as `synthtumour run` has it; benchmarks/senior.py goes on from the same folder. Finished runs are not
+repeated, so several processes can share the arms and seeds of one folder.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-soft-edges": {"lesion": {"overrides": {"appearance": {"softness_mm": [0.0, 0.5], "halo": 0.0}}}},
     "no-texture": {"lesion": {"overrides": {"appearance": {"texture": [0.0, 0.0], "texture_kept": [0.0, 0.0]}}}},
     "no-averaging": {"training": {"averaging": 0}},
+    "adamw": {"training": {"optimizer": "adamw"}},
 }
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
     "Dataset100_Healthy",
@@ -46,11 +49,8 @@ def command(*words: object) -> None:
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
 
 
-def prepare_data(folder: Path, seed: int, args: argparse.Namespace, with_unlabelled: bool = False) -> None:
-    """Phantoms of one seed as four data sets with one plan, in `folder`, to which nnU-Net's variables are set.
-
-    `with_unlabelled` adds the patients, without their labels, to the healthy cases.
-    """
+def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
+    """Phantoms of one seed as four data sets with one plan, in `folder`, to which nnU-Net's variables are set."""
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[variable] = str(folder / variable)
         (folder / variable).mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,8 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace, with_unlabel
             "--unlabelled", args.healthy, "--test", args.test)  # fmt: skip
     command("synthtumour", "grow", *sorted((phantoms / "healthy").glob("*.nii.gz")), "-o", grown, "-n", args.offline,
             "--seed", seed)  # fmt: skip
-    beside = ["--unlabelled", phantoms / "unlabelled"] if with_unlabelled else []
     command("synthtumour", "prepare", "-d", 100, "-n", "Healthy", "--healthy", phantoms / "healthy", "--channel", "FLAIR",
-            *beside)  # fmt: skip
+            "--unlabelled", phantoms / "unlabelled")  # fmt: skip
     for name, images, labels in (
         (OFFLINE, grown / "imagesTr", grown / "labelsTr"),
         (SUPERVISED, phantoms / "unlabelled", phantoms / "truth" / "unlabelled"),
@@ -125,6 +124,9 @@ class Patients:
         trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
         return {name: value.argmax(0).cpu().numpy() == 1 for name, value in logits.items()}
 
+    def mean_dice(self, masks: dict[str, np.ndarray]) -> float:
+        return float(np.mean([dice(masks[name], truth) for name, (_, truth) in self.cases.items()]))
+
     def score(self, masks: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
         return {
             name: {
@@ -166,15 +168,14 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
             return float(self.logger.local_logger.my_fantastic_logging.get(key, [np.nan])[-1])
 
         def on_epoch_end(self) -> None:
-            scores = patients.score(patients.segment(self, mirroring=False))
             curve.append({
-                "patients": float(np.mean([s["dice"] for s in scores.values()])),
+                "patients": patients.mean_dice(patients.segment(self, mirroring=False)),
                 "validation": float(self.logger.get_value("mean_fg_dice", -1)),
                 "in_distribution": self._log("in_distribution_dice"),
             })  # fmt: skip
             super().on_epoch_end()
 
-    Watched.__name__ = arm
+    Watched.__name__ = base.__name__ if arm == "online" else arm  # pseudo-labels are asked for by the trainer's name
     dataset_json = with_settings(dataset_json, {"training": changes["training"]} if with_labels else changes)
     trainer = Watched(plans, CONFIGURATION, "all" if with_labels else 0, dataset_json, torch.device(args.device))
     trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
@@ -253,20 +254,20 @@ def main() -> None:
     parser.add_argument(
         "--arms", nargs="+", default=["threshold", *TRAINED], choices=["threshold", *TRAINED, *ABLATIONS]
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--healthy", type=int, default=16)
     parser.add_argument("--test", type=int, default=12)
     parser.add_argument("--offline", type=int, default=60, help="volumes of the offline set")
     parser.add_argument("--spacing", type=float, default=3.0)
     parser.add_argument("--epochs", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "2")
     os.environ.setdefault("nnUNet_def_n_proc", "2")
     results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
     best_threshold: float | None = None
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         folder = args.out.resolve() / f"seed_{seed}"
         prepare_data(folder, seed, args)
         for arm in args.arms:

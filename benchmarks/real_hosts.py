@@ -1,12 +1,12 @@
 """A junior on real FLAIR hosts: trained on one real brain, tested on another in which tumours were grown by reaction and
 diffusion and painted as gliomas look, by nothing that the synthesis engine shares.
 
-    python benchmarks/real_hosts.py DATA -o OUT [--epochs 16 --iterations 50] [--set KEY=VALUE ...]
+    python benchmarks/real_hosts.py DATA -o OUT [--epochs 16 --iterations 50] [--set KEY=VALUE ...] [--device cuda]
 
 DATA holds patient07/ and patient26/, each with flair, t1, t2 and lesion_gt (.nii.gz, one grid). patient07, and a mirrored,
 bent and brighter copy of it, are the healthy hosts (their lesions are no host); patient26 carries the tumours: four kinds
-of three sizes. The plan is SmallPlanner's at 2 mm. Prints the Dice and the volume ratio of each tumour; OUT/found.png
-shows truth (green) and prediction (red).
+of three sizes. The plan is SmallPlanner's at 2 mm. Prints the Dice and the volume ratio of each tumour, at the epoch that
+the shifted validation chose and at the last; OUT/found.png shows truth (green) and prediction (red) of the former.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from nnunet_synthtumour.phantom_tumour import CORE, NECROSIS, displaced, grow_tu
 MM = 2.0
 VOLUMES_ML = (8, 15, 25, 40, 60, 80, 100, 130, 60, 100, 35, 20)
 KINDS = ("necrotic", "solid", "low-grade", "dark")
+EPOCHS = {"chosen": "checkpoint_best.pth", "last": "checkpoint_final.pth"}
 NAME, PLANS, TRAINER = "Dataset100_RealHosts", "nnUNetSmallPlans", "SynthTumourTrainer"
 
 
@@ -128,6 +129,15 @@ def command(*words: object) -> None:
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
 
 
+def scores(truths: Path, predictions: Path) -> dict[str, dict[str, float]]:
+    rows = {}
+    for file in sorted(truths.glob("*.nii.gz")):
+        truth, found = (sitk.GetArrayFromImage(sitk.ReadImage(str(f))) > 0 for f in (file, predictions / file.name))
+        total = float(truth.sum() + found.sum())
+        rows[file.name[:-7]] = {"dice": 2 * float((truth & found).sum()) / total, "ratio": found.sum() / truth.sum()}
+    return rows
+
+
 def figure(out: Path, rows: dict[str, dict[str, float]]) -> None:
     import matplotlib
 
@@ -137,7 +147,7 @@ def figure(out: Path, rows: dict[str, dict[str, float]]) -> None:
     drawing, axes = plt.subplots(2, len(rows), figsize=(2.2 * len(rows), 5.6), layout="constrained")
     for (case, row), (above, below) in zip(rows.items(), axes.T, strict=True):
         image, truth, found = (sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (
-            out / "test" / f"{case}_0000.nii.gz", out / "truth" / f"{case}.nii.gz", out / "found" / f"{case}.nii.gz"
+            out / "test" / f"{case}_0000.nii.gz", out / "truth" / f"{case}.nii.gz", out / "chosen" / f"{case}.nii.gz"
         ))  # fmt: skip
         z = int((truth + found).sum((1, 2)).argmax())
         for axis in (above, below):
@@ -174,20 +184,21 @@ def main() -> None:
     command("nnUNetv2_plan_and_preprocess", "-d", NAME[7:10], "-pl", "SmallPlanner", "-overwrite_target_spacing",
             MM, MM, MM, "-overwrite_plans_name", PLANS, "-c", "3d_fullres", "-np", 2)  # fmt: skip
     command("nnUNetv2_train", NAME[7:10], "3d_fullres", "all", "-tr", TRAINER, "-p", PLANS, "-device", args.device)
-    command("nnUNetv2_predict", "-d", NAME[7:10], "-c", "3d_fullres", "-f", "all", "-tr", TRAINER, "-p", PLANS, "-chk",
-            "checkpoint_best.pth", "-i", out / "test", "-o", out / "found", "-device", args.device,
-            "--disable_tta")  # fmt: skip
-    rows = {}
-    for file in sorted((out / "truth").glob("*.nii.gz")):
-        truth, found = (sitk.GetArrayFromImage(sitk.ReadImage(str(f))) > 0 for f in (file, out / "found" / file.name))
-        total = float(truth.sum() + found.sum())
-        rows[file.name[:-7]] = {"dice": 2 * float((truth & found).sum()) / total, "ratio": found.sum() / truth.sum()}
-    print("| tumour | Dice | volume found / true |\n|---|---|---|")
-    for case, row in rows.items():
-        print(f"| {case} | {row['dice']:.3f} | {row['ratio']:.2f} |")
-    print(f"| mean | {np.mean([row['dice'] for row in rows.values()]):.3f} | |")
-    (out / "real_hosts.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    figure(out, rows)
+    found = {}
+    for epoch, checkpoint in EPOCHS.items():
+        command("nnUNetv2_predict", "-d", NAME[7:10], "-c", "3d_fullres", "-f", "all", "-tr", TRAINER, "-p", PLANS, "-chk",
+                checkpoint, "-i", out / "test", "-o", out / epoch, "-device", args.device, "--disable_tta")  # fmt: skip
+        found[epoch] = scores(out / "truth", out / epoch)
+    print("| tumour | Dice | volume found / true | at the last epoch | |\n|---|---|---|---|---|")
+    for case in found["chosen"]:
+        print(
+            f"| {case} | "
+            + " | ".join(f"{f[case]['dice']:.3f} | {f[case]['ratio']:.2f}" for f in found.values())
+            + " |"
+        )
+    print("| mean | " + " | ".join(f"{np.mean([row['dice'] for row in f.values()]):.3f} |" for f in found.values()))
+    (out / "real_hosts.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    figure(out, found["chosen"])
 
 
 if __name__ == "__main__":
