@@ -102,7 +102,8 @@ class TestCases:
         for moving, fixed in self.pairs:
             one, other = self.cases[moving], self.cases[fixed]
             with torch.no_grad():
-                u, _ = trainer.registration.register(one.match()[None], other.match()[None])
+                both = (whole.match()[None].to(trainer.device) for whole in (one, other))
+                u = trainer.registration.register(*both)[0].cpu()
             truth, labels = other.seg[0].clamp(min=0).numpy(), one.seg.clamp(min=0)
             before.append(mean_dice(labels[0].numpy(), truth))
             after.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))
