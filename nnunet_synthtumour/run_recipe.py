@@ -15,7 +15,7 @@ from nnunet_synthtumour.stages import Stage
 
 JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
 PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans",
-            "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
+            "TinyPlanner": "nnUNetTinyPlans", "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
             "nnUNetPlannerResEncXL": "nnUNetResEncUNetXLPlans"}  # fmt: skip
 BEST, LAST = "checkpoint_best.pth", "checkpoint_final.pth"
 

@@ -5,11 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_synthtumour.planners.small_planner import SmallPlanner
+from nnunet_synthtumour.planners.small_planner import SmallPlanner, TinyPlanner
 
 
 def _plan(
-    folders: dict[str, Path], shape: tuple[int, int, int], spacing: tuple[float, float, float], **kwargs: Any
+    folders: dict[str, Path],
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    planner: type[SmallPlanner] = SmallPlanner,
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """Plan a data set of three equal cases of which only the fingerprint exists."""
     raw, preprocessed = folders["nnUNet_raw"] / "Dataset001_Toy", folders["nnUNet_preprocessed"] / "Dataset001_Toy"
@@ -32,7 +36,7 @@ def _plan(
         "foreground_intensity_properties_per_channel": {"0": statistics | {"percentile_99_5": 2.0}},
     }
     (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint), encoding="utf-8")
-    return SmallPlanner(1, **kwargs).plan_experiment()
+    return planner(1, **kwargs).plan_experiment()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,16 @@ def test_one_small_patch_covers_the_object(
     assert features[0] == 16
     assert max(features) <= 128
     assert "3d_lowres" not in plans["configurations"]
+
+
+def test_the_tiny_plan_is_the_small_one_with_half_of_the_features(nnunet_folders: dict[str, Path]) -> None:
+    plans = _plan(nnunet_folders, (140, 180, 140), (1.0, 1.0, 1.0), TinyPlanner)
+    tiny = plans["configurations"]["3d_fullres"]
+    features = tiny["architecture"]["arch_kwargs"]["features_per_stage"]
+    assert plans["plans_name"] == "nnUNetTinyPlans"
+    assert features[0] == 8 and max(features) == 64
+    assert np.prod(tiny["patch_size"]) <= 1.5 * SmallPlanner.VOXEL_BUDGET
+    assert np.all(np.array(tiny["patch_size"]) >= 0.95 * np.array(tiny["median_image_size_in_voxels"]))
 
 
 def test_the_spacing_of_small_images_is_left_alone(nnunet_folders: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 PLANNERS = {
     "SmallPlanner": "nnunet_synthtumour.planners.small_planner",
+    "TinyPlanner": "nnunet_synthtumour.planners.small_planner",
     "DeepAtlasPlanner": "nnunet_synthtumour.planners.deepatlas_planner",
     "DeepAtlasSmallPlanner": "nnunet_synthtumour.planners.deepatlas_planner",
 }
