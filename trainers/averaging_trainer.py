@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
-from nnunet_synthtumour.trainers.precision import has_bfloat16, in_float, mixed_precision
+from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
 SHORT, ADAMW_LR = 5000, 1e-3  # a training of so many iterations is short
@@ -52,8 +52,12 @@ class AveragingTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         initialized = self.was_initialized
         super().initialize()
-        if self.bfloat16() and not initialized:
+        if initialized:
+            return
+        if self.bfloat16():
             self.network.register_forward_hook(lambda network, inputs, output: in_float(output))
+        elif self.device.type == "cpu":
+            channels_innermost(self.network, len(self.configuration_manager.patch_size))
 
     def bfloat16(self) -> bool:
         """Whether a CPU computes convolutions in bfloat16: half the time where it has the instructions."""

@@ -1,4 +1,6 @@
-"""Mixed precision where the device computes faster with it: float16 on CUDA as in nnU-Net, bfloat16 on CPUs that have it."""
+"""What a device computes fastest in: float16 on CUDA as in nnU-Net, bfloat16 on CPUs that have it, and on other CPUs float32
+with channels as the innermost axis of weights and activations.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +26,11 @@ def mixed_precision(device: torch.device, bfloat16: bool) -> AbstractContextMana
 def in_float(output: Any) -> Any:
     """Logits, or those of all resolutions, in float32: losses and comparisons need its digits."""
     return [o.float() for o in output] if isinstance(output, (list, tuple)) else output.float()
+
+
+def channels_innermost(network: torch.nn.Module, dims: int) -> None:
+    """Lay out the weights of convolutions (2 or 3 `dims`) with channels innermost; activations follow them."""
+    layout = torch.channels_last_3d if dims == 3 else torch.channels_last
+    for parameter in network.parameters():
+        if parameter.ndim == dims + 2:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
