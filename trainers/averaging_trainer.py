@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -71,6 +72,19 @@ class AveragingTrainer(nnUNetTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self.precision():
             return super().validation_step(batch)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return dist.get_world_size() if self.is_ddp else 1
+
+    def gathered(self, mine: list[Any]) -> list[Any]:
+        """`mine` of every rank, joined."""
+        if not self.is_ddp:
+            return mine
+        theirs: list[Any] = [None] * self.ranks
+        dist.all_gather_object(theirs, mine)
+        return [item for part in theirs for item in part]
 
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""

@@ -38,10 +38,12 @@ from nnunet_synthtumour.trainers.carrying import LabelCarrier
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
 from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
-from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE, DeepAtlasTrainer
-from nnunet_synthtumour.trainers.grown_volumes import write_reference
+from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
+from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.image_pairs import PairLoader
+from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_validation import PairValidation
+from nnunet_synthtumour.trainers.validation_references import write_reference
 from nnunet_synthtumour.trainers.whole_grids import WholeCases
 
 SEGMENTATION, TOGETHER = "segmentation on carried labels", "both learn"
@@ -264,11 +266,11 @@ class CrossModalTrainer(DeepAtlasTrainer):
         nan = np.array(np.nan)
         losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
         if stage == ALONE:
-            pair = self._on_device(batch)
+            pair = on_device(batch, self.device)
             losses |= self.registration_step(pair, joint=False)
             return losses | (self.pretraining_step(pair) if self.settings.crossmodal.pretrain else {})
         if stage == TOGETHER:
-            losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=True)
+            losses |= self.registration_step(self.next_pair(), joint=True)
         return losses | self.segmentation_step(batch, None)
 
     def pretraining_step(self, pair: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,11 @@ LOSSES = ("similarity_loss", "regularity_loss", "anatomy_loss", "carried_loss")
 REGISTRATION_CURVES = ("dice_before", "dice_after", "folds_percent")
 
 
+def unmeasured() -> dict[str, Any]:
+    """What a training step puts out, all NaN: the losses of both networks."""
+    return {"loss": np.array(np.nan), **{key.removesuffix("_loss"): np.array(np.nan) for key in LOSSES}}
+
+
 class RegistrationLogger(LocalLogger):
     """Adds the curves of a registration network; where something was not measured in an epoch there is a NaN."""
 

@@ -14,7 +14,7 @@ from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.trainers.carried_labels import fuse, to_case, trusted
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, paired_or_drawn
 from nnunet_synthtumour.trainers.crossmodal_trainer import SEGMENTATION, TOGETHER, CrossModalTrainer
-from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE
+from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
 from nnunet_synthtumour.trainers.whole_grids import Grid, on_grid
 from tests.toy_dataset import IGNORE, make_trainer
 
