@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import Tensor
@@ -22,7 +20,7 @@ from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
 from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
-from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
+from nnunet_synthtumour.trainers.case_splits import restrict
 from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, with_fitted
 from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger, unmeasured
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
@@ -55,7 +53,6 @@ class DeepAtlasTrainer(AveragingTrainer):
     num_val_iterations_per_epoch: int
     initial_lr: float
     dataset_class: Any
-    preprocessed_dataset_folder_base: str
 
     def __init__(
         self,
@@ -119,13 +116,9 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split of the labelled cases; a handful is enough, and fold `all` uses every label."""
-        splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
         if self.fold == "all":
             return list(self.labelled), list(self.labelled)
-        if not splits_file.is_file() and self.local_rank == 0:
-            save_json(splits_by_role([self.labelled, self.unlabelled]), str(splits_file))
-        if self.is_ddp:
-            dist.barrier()
+        splits_file = self.write_splits(self.labelled, self.unlabelled)
         train, val = super().do_split()
         split = restrict({"train": list(train), "val": list(val)}, set(self.labelled))
         if not split["train"] or not split["val"]:

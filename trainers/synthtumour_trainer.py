@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
-from nnunet_synthtumour.trainers.case_splits import Split, restrict, splits_by_role
+from nnunet_synthtumour.trainers.case_splits import Split, restrict
 from nnunet_synthtumour.trainers.fixed_patches import (
     IN_DISTRIBUTION,
     SHIFTED,
@@ -35,7 +33,6 @@ from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, Sample, samp
 from nnunet_synthtumour.trainers.lesions import Lesions
 from nnunet_synthtumour.trainers.progress import CurvesLogger
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
-from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
 
 
 class _PatienceExhausted(Exception):
@@ -56,7 +53,6 @@ class SynthTumourTrainer(AveragingTrainer):
     num_iterations_per_epoch: int
     initial_lr: float
     dataset_class: Any
-    preprocessed_dataset_folder_base: str
 
     def __init__(
         self,
@@ -99,12 +95,7 @@ class SynthTumourTrainer(AveragingTrainer):
         """nnU-Net's split, by role, of the cases that stage one can use; a handful of cases is enough."""
         if self._split is None:
             usable = set(self.settings.cases(HEALTHY, LABELLED, PSEUDO))
-            splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-            if self.fold != "all" and not splits_file.is_file() and self.local_rank == 0:
-                groups = [self.settings.cases(HEALTHY), self.settings.cases(LABELLED, PSEUDO)]
-                save_json(splits_by_role(groups), str(splits_file))
-            if self.is_ddp:
-                dist.barrier()
+            splits_file = self.write_splits(self.settings.cases(HEALTHY), self.settings.cases(LABELLED, PSEUDO))
             train, val = super().do_split()
             self._split = restrict({"train": list(train), "val": list(val)}, usable)
             for part, cases in (("train", self._split["train"]), ("validate", self._split["val"])):
@@ -293,9 +284,5 @@ class SynthTumourTrainer(AveragingTrainer):
             return self.lesions.in_volume(case, data, seg, spacing)
 
     def _write_references(self, cases: list[str], dataset_class: Any, folder: Path) -> None:
-        writer = ReferenceWriter(
-            folder, Path(self.preprocessed_dataset_folder_base) / "gt_segmentations", self.configuration_manager,
-            self.plans_manager, self.dataset_json,
-        )  # fmt: skip
         dataset = dataset_class(self.preprocessed_dataset_folder, list(cases[self.local_rank :: self.ranks]))
-        writer.write(dataset, lambda case: case not in self.healthy)
+        self.reference_writer(folder).write(dataset, lambda case: case not in self.healthy)
