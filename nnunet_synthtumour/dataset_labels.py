@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_folders import Case
@@ -22,6 +23,13 @@ def dataset_labels(named: Mapping[str, int], cases: Sequence[Case]) -> dict[str,
     if IGNORE not in labels and len(labelled) < len(cases):
         labels[IGNORE] = max(labels.values()) + 1
     return labels
+
+
+def structures(labels: Mapping[str, Any]) -> dict[str, int]:
+    """Name -> value of the plain labels of a `dataset.json`, without the background and the ignore label."""
+    return {
+        name: value for name, value in labels.items() if name not in (BACKGROUND, IGNORE) and isinstance(value, int)
+    }
 
 
 def check_named(named: Mapping[str, int]) -> None:

@@ -62,14 +62,9 @@ def cases_of(folder: Path, role: str, channels: Sequence[str]) -> list[Case]:
     for name in sorted(set(surplus).union(*per_channel)):
         case = Case(name, role, problems=[surplus[name]] if name in surplus else [])
         for channel, of_channel in zip(channels, per_channel, strict=True):
-            found = of_channel.get(name, [])
-            if not found:
-                case.problems.append(f"channel {channel} is missing; add it or take the case out")
-            elif len(found) > 1:
-                names = " and ".join(file.name for file in found)
-                case.problems.append(f"channel {channel} has {len(found)} files, {names}; keep one")
-            else:
-                case.images.append(found[0])
+            file = _only(case, of_channel.get(name, []), f"channel {channel}", "; add it or take the case out")
+            if file is not None:
+                case.images.append(file)
         cases.append(case)
     return cases
 
@@ -128,10 +123,17 @@ def add_masks(cases: Sequence[Case], folder: Path, what: str) -> None:
         files[stem_of(file)].append(file)
     for case in cases:
         found = files.get(case.name) or files.get(f"{case.name}_0000") or []
-        if not found:
-            case.problems.append(f"{what} is missing in {folder}; add a file of that name or take the case out")
-        elif len(found) > 1:
-            names = " and ".join(file.name for file in found)
-            case.problems.append(f"{what} has {len(found)} files, {names}; keep one")
-        else:
-            case.mask = found[0]
+        mask = _only(case, found, what, f" in {folder}; add a file of that name or take the case out")
+        if mask is not None:
+            case.mask = mask
+
+
+def _only(case: Case, found: Sequence[Path], what: str, if_missing: str) -> Path | None:
+    """The one file that was found; where there is none or there are several, that is a problem of the case."""
+    if len(found) == 1:
+        return found[0]
+    names = " and ".join(file.name for file in found)
+    case.problems.append(
+        f"{what} has {len(found)} files, {names}; keep one" if found else f"{what} is missing{if_missing}"
+    )
+    return None

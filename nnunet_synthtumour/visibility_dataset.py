@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, raw_files, read_dataset_json
+from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import InstanceSettings, normalised, optimise
@@ -38,9 +39,7 @@ def read_cases(given: Given) -> tuple[list[VisibilityCase], dict[str, int], str]
     dataset_json, file = read_dataset_json(given.target)
     folder = file.parent
     settings = settings_of(dataset_json)
-    names = {
-        k: int(v) for k, v in dataset_json["labels"].items() if k not in ("background", "ignore") and isinstance(v, int)
-    }
+    names = structures(dataset_json["labels"])
     if not names:
         raise UserError(f"{file} declares no plain label; visibility is measured per label, not per region.")
     everyone = _names(folder, dataset_json)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.planners.named_plans import NamedPlans
 from nnunet_synthtumour.planners.small_planner import SmallPlanner
 
 
-class WholeGrid(ExperimentPlanner):
+class WholeGrid(NamedPlans):
     """A patch is the whole grid where memory allows it, and the size of a case is the grid's, not that of its crop."""
 
     def get_plans_for_configuration(
@@ -54,46 +54,19 @@ class WholeGrid(ExperimentPlanner):
 class DeepAtlasPlanner(WholeGrid):
     """nnU-Net's planner with half of the memory, because two networks of this size are trained together."""
 
-    def __init__(
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetDeepAtlasPlans",
-        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
-        suppress_transpose: bool = False,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
-        self.UNet_vram_target_GB = gpu_memory_target_in_gb / 2
+    PLANS_NAME = "nnUNetDeepAtlasPlans"
+
+    UNet_vram_target_GB: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.UNet_vram_target_GB /= 2
 
 
 class DeepAtlasSmallPlanner(WholeGrid, SmallPlanner):
     """The same for two CPU cores: `SmallPlanner`'s networks and spacing."""
 
-    def __init__(
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetDeepAtlasSmallPlans",
-        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
-        suppress_transpose: bool = False,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
+    PLANS_NAME = "nnUNetDeepAtlasSmallPlans"
 
     def _median_shape(self, spacing: np.ndarray) -> np.ndarray:
         raw_shape, raw_spacing = self.common_raw_grid()

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
+from nnunet_synthtumour.planners.named_plans import NamedPlans
 
-class SmallPlanner(ExperimentPlanner):
+
+class SmallPlanner(NamedPlans):
     """nnU-Net's planner for two CPU cores: the spacing is made coarser until one patch holds the whole object.
 
     What is finer than the plan's spacing cannot be segmented: use nnU-Net's planners where there is a GPU.
     With `-overwrite_target_spacing` the spacing is the user's, and the patch shrinks instead.
     """
 
+    PLANS_NAME = "nnUNetSmallPlans"
     VOXEL_BUDGET = 56 * 64 * 56
     FEATURES = 16  # of the first stage; eight times as many at most
     # What nnU-Net's own memory estimate gives for a little more than 64 x 64 x 64 voxels (28.4 million) and for
@@ -23,23 +25,8 @@ class SmallPlanner(ExperimentPlanner):
     FEATURE_MAPS_3D = 30_000_000
     FEATURE_MAPS_2D = 4_000_000
 
-    def __init__(
-        self,
-        dataset_name_or_id: str | int,
-        gpu_memory_target_in_gb: float = 8,
-        preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = "nnUNetSmallPlans",
-        overwrite_target_spacing: list[float] | tuple[float, ...] | None = None,
-        suppress_transpose: bool = False,
-    ) -> None:
-        super().__init__(
-            dataset_name_or_id,
-            gpu_memory_target_in_gb,
-            preprocessor_name,
-            plans_name,
-            overwrite_target_spacing,
-            suppress_transpose,
-        )
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.UNet_base_num_features = self.FEATURES
         self.UNet_max_features_2d = self.UNet_max_features_3d = 8 * self.FEATURES
         self.UNet_reference_val_3d = self.FEATURE_MAPS_3D
@@ -71,11 +58,10 @@ class SmallPlanner(ExperimentPlanner):
 
 
 class TinyPlanner(SmallPlanner):
-    """`SmallPlanner` with half as many features, for trying things out: less than half of the time."""
+    """`SmallPlanner` with half as many features and an eighth of the voxels, for trying things out on any computer."""
 
+    PLANS_NAME = "nnUNetTinyPlans"
+    VOXEL_BUDGET = SmallPlanner.VOXEL_BUDGET // 8
     FEATURES = 8
-    FEATURE_MAPS_3D = SmallPlanner.FEATURE_MAPS_3D // 2
+    FEATURE_MAPS_3D = SmallPlanner.FEATURE_MAPS_3D // 16
     FEATURE_MAPS_2D = SmallPlanner.FEATURE_MAPS_2D // 2
-
-    def __init__(self, *args: Any, plans_name: str = "nnUNetTinyPlans", **kwargs: Any) -> None:
-        super().__init__(*args, plans_name=plans_name, **kwargs)

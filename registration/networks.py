@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from torch import Tensor, nn
 
+from nnunet_synthtumour.registration.strides import total_stride
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.registration.velocity import (
     MAX_DISPLACEMENT,
@@ -87,8 +87,7 @@ class RegistrationUNet(nn.Module):
             "smoothing": smoothing,
             "max_gradient": max_gradient,
         }
-        strides = [_per_axis(stride, self.dims) for stride in encoder.strides]
-        self.total_stride = tuple(math.prod(along) for along in zip(*strides, strict=True))
+        self.total_stride = total_stride(encoder)
         self.encoder = encoder
         self.upsamplings = nn.ModuleList(decoder.transpconvs[:stages])
         self.decoder_stages = nn.ModuleList(decoder.stages[:stages])
@@ -159,7 +158,3 @@ class RegistrationUNet(nn.Module):
     def _stride_of(self, field: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
         """Image voxels per voxel of a field that covers the padded image."""
         return tuple(padded // size for padded, size in zip(self._padded_shape(shape), field.shape[2:], strict=True))
-
-
-def _per_axis(stride: int | Sequence[int], dims: int) -> list[int]:
-    return [stride] * dims if isinstance(stride, int) else list(stride)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nnunet_synthtumour.registration.strides import total_stride
 
 
 class StructureGuide(nn.Module):
@@ -23,12 +24,7 @@ class StructureGuide(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
-        strides = [s if isinstance(s, (list, tuple)) else None for s in network.encoder.strides]
-        dims = next((len(s) for s in strides if s is not None), 3)
-        along = [
-            s if s is not None else [whole] * dims for s, whole in zip(strides, network.encoder.strides, strict=True)
-        ]
-        self.total_stride = tuple(math.prod(axis) for axis in zip(*along, strict=True))
+        self.total_stride = total_stride(network.encoder)
         self.register_buffer("speaks", torch.tensor(False))
 
     @classmethod

@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_synthtumour.dataset_labels import check_named, dataset_labels
+from nnunet_synthtumour.dataset_labels import check_named, dataset_labels, structures
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_folders import Case
 
@@ -41,3 +41,7 @@ def test_what_nnunet_would_stop_at() -> None:
             check_named(named)
     check_named({"background": 0, "a": 1, "ignore": 2})
     check_named({})
+
+
+def test_structures_are_plain_labels_that_stand_for_something() -> None:
+    assert structures({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}) == {"core": 2}

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
+from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
+from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
 SHORT, ADAMW_LR = 5000, 1e-3  # a training of so many iterations is short
@@ -29,6 +35,7 @@ class AveragingTrainer(nnUNetTrainer):
     num_iterations_per_epoch: int
     initial_lr: float
     weight_decay: float
+    preprocessed_dataset_folder_base: str
 
     def __init__(
         self,
@@ -75,6 +82,33 @@ class AveragingTrainer(nnUNetTrainer):
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self.precision():
             return super().validation_step(batch)
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return dist.get_world_size() if self.is_ddp else 1
+
+    def gathered(self, mine: list[Any]) -> list[Any]:
+        """`mine` of every rank, joined."""
+        if not self.is_ddp:
+            return mine
+        theirs: list[Any] = [None] * self.ranks
+        dist.all_gather_object(theirs, mine)
+        return [item for part in theirs for item in part]
+
+    def write_splits(self, *groups: Sequence[str]) -> Path:
+        """nnU-Net's file of splits; where there is none, each of the groups of cases (one per role) is split for it."""
+        file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        if self.fold != "all" and not file.is_file() and self.local_rank == 0:
+            save_json(splits_by_role(groups), str(file))
+        if self.is_ddp:
+            dist.barrier()
+        return file
+
+    def reference_writer(self, folder: Path) -> ReferenceWriter:
+        """What writes the references of the final validation to `folder`."""
+        given = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
+        return ReferenceWriter(folder, given, self.configuration_manager, self.plans_manager, self.dataset_json)
 
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""

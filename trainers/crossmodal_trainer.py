@@ -4,48 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.distributed as dist
-from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import Tensor
 
+from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.registration.fields import resize, warp
-from nnunet_synthtumour.registration.instance import REGULARITY_WEIGHTS
-from nnunet_synthtumour.registration.regularity import inverse_consistency
+from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
-from nnunet_synthtumour.trainers.carried_labels import (
-    dataset_with_carried_labels,
-    is_complete,
-    summary,
-    to_case,
-    trusted,
-    write_case,
-    write_report,
-)
-from nnunet_synthtumour.trainers.carried_report import draw_case, write_page
+from nnunet_synthtumour.trainers.carried_labels import dataset_with_carried_labels, is_complete, write_report
+from nnunet_synthtumour.trainers.carried_report import write_page
 from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest
 from nnunet_synthtumour.trainers.carrying import LabelCarrier
-from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
-from nnunet_synthtumour.trainers.deepatlas_losses import manual_or_predicted, registration_terms
-from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE, DeepAtlasTrainer
-from nnunet_synthtumour.trainers.grown_volumes import write_reference
+from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
+from nnunet_synthtumour.trainers.deepatlas_progress import unmeasured
+from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
+from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.image_pairs import PairLoader
+from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_validation import PairValidation
-from nnunet_synthtumour.trainers.whole_grids import WholeCases
+from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 
 SEGMENTATION, TOGETHER = "segmentation on carried labels", "both learn"
-CARRIED = "carried_labels"
 VERDICT_CASES = 6  # targets that the verdict before training looks at
 
 
@@ -59,11 +45,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
     dataloader_val: Any
 
     def _refuse_what_cannot_work(self) -> None:
+        self._refuse_configurations_without_pairs()
         name, settings = type(self).__name__, self.settings
-        if self.is_cascaded:
-            raise Unsupported(f"{name} cannot train {self.configuration_name}: a cascade's first stage sees no pairs.")
-        if len(self.configuration_manager.patch_size) != 3:
-            raise Unsupported(f"{name} cannot train {self.configuration_name}: registration needs volumes, not slices.")
         if self.label_manager.has_regions:
             raise Unsupported(f"{name} cannot train regions: carried labels exclude each other; declare plain labels.")
         if self.label_manager.ignore_label is None:
@@ -89,11 +72,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
                 f"{name} compares images channel by channel, but source and target have different numbers of channels."
             )
         mine = settings.crossmodal
-        registration = dataclasses.replace(settings.registration, network=mine.network, similarity=mine.similarity)
-        self.settings = dataclasses.replace(settings, registration=registration)
-
-    def structures_seen(self) -> int:
-        return 0  # the segmenter of targets knows nothing of sources
+        self.settings = dataclasses.replace(
+            settings,
+            registration=dataclasses.replace(settings.registration, network=mine.network, similarity=mine.similarity),
+            # the segmenter of targets knows nothing of sources
+            deepatlas=dataclasses.replace(settings.deepatlas, guided=False),
+        )
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -101,16 +85,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
         """nnU-Net's split of the targets."""
         if self.fold == "all":
             return list(self.unlabelled), list(self.unlabelled)
-        splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-        if not splits_file.is_file() and self.local_rank == 0:
-            splits_file.write_text(json.dumps(splits_by_role([self.unlabelled])), encoding="utf-8")
-        if self.is_ddp:
-            dist.barrier()
+        self.write_splits(self.unlabelled)
         return nnUNetTrainer.do_split(self)
-
-    @property
-    def carried_folder(self) -> Path:
-        return Path(self.output_folder) / CARRIED
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Pairs while registration learns alone; nnU-Net's own loaders of the targets once labels are there."""
@@ -122,6 +98,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
                 self.pairs_of, self.labelled, train, self.settings.registration.pairs,
                 {"labelled-unlabelled": 1.0}, mirror_axes,
             )  # fmt: skip
+            self.taught_by = set(self.labelled)
             self.dataloader_pairs = self._start_pairs(loader)
         # labels that an earlier training left in this folder are not this one's
         if self.stage(self.current_epoch) == ALONE or not is_complete(self.carried_folder):
@@ -133,10 +110,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
             return
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
-        targets = WholeCases(
-            self.dataset_class(self.preprocessed_dataset_folder, self.unlabelled),
-            self.configuration_manager.spacing, self.plans_manager.transpose_forward,
-        )  # fmt: skip
+        targets = self._whole_cases(self.unlabelled)
         sources = self.source.whole([case.removeprefix(SOURCE) for case in self.labelled])
         self.pairs_of: Any = TwoModalities(targets, sources, self.source.values)
         self.patches = self.pair_patches()
@@ -179,22 +153,16 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def verdicts(self) -> list[Any]:
         """What the target shows of each structure, from the labels of sources that are quickly registered to it."""
-        from nnunet_synthtumour.visibility import VisibilityCase, visibility
-        from nnunet_synthtumour.visibility_dataset import quick_field
+        from nnunet_synthtumour.trainers.crossmodal_visibility import seen_in
+        from nnunet_synthtumour.visibility import visibility
 
         self._open_cases()
-        cases, spacing = [], tuple(float(mm) for mm in self.configuration_manager.spacing)
-        for target in self.unlabelled[:VERDICT_CASES]:
-            shown, source = self.pairs_of[target], self.pairs_of[self._sources_of(target)[0]]
-            moving, fixed = source.match()[None].to(self.device), shown.match()[None].to(self.device)
-            u = quick_field(moving, fixed, spacing).cpu()
-            own = self.settings.roles[target] == LABELLED
-            labels = shown.seg if own else warp(source.seg[None].clamp(min=0).float(), u, "nearest")[0].short()
-            image = warp(source.image[None], u)[0]
-            cases.append(VisibilityCase(target, shown.image.numpy(), labels[0].clamp(min=0).numpy(), spacing,
-                                        image.numpy(), carried=not own))  # fmt: skip
-        names = {k: int(v) for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
-        return visibility(cases, names)
+        cases = [
+            seen_in(target, self.pairs_of[target], self.pairs_of[self._sources_of(target)[0]],
+                    self.settings.roles[target] == LABELLED, self.configuration_manager.spacing, self.device)
+            for target in self.unlabelled[:VERDICT_CASES]
+        ]  # fmt: skip
+        return visibility(cases, structures(self.dataset_json["labels"]))
 
     def on_train_epoch_start(self) -> None:
         stage = self.stage(self.current_epoch)
@@ -217,39 +185,20 @@ class CrossModalTrainer(DeepAtlasTrainer):
         assert self.registration is not None
         self.print_to_log_file("Carrying labels over to the targets")
         about = {"epoch": self.current_epoch, "settings": dataclasses.asdict(self.settings.crossmodal)}
-        names = {int(v): k for k, v in self.dataset_json["labels"].items() if k not in ("background", "ignore")}
         base = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder, self.unlabelled)
-        carrier = self.carrier()
+        writer = self.carried_writer(base, self.pairs_of.grid, int(self.label_manager.ignore_label))
+        crossing = Crossing(self.carrier(), writer, self._sources_of, self.settings.crossmodal)
 
         def finish(scratch: Path, rows: list[dict[str, Any]]) -> None:
             write_report(scratch, about, rows)
-            write_page(scratch, rows, list(names.values()))
+            write_page(scratch, rows, list(writer.names.values()))
 
         carry_to_all(
             self.carried_folder,
             [target for target in self.unlabelled if self.settings.roles[target] != LABELLED],
             {**about, "network": digest(self.registration.bare.state_dict())},
-            lambda target, scratch: self._carry_to(target, scratch, carrier, base, names),
-            finish,
-            self.local_rank,
-            dist.get_world_size() if self.is_ddp else 1,
-        )
-
-    def _carry_to(
-        self, target: str, folder: Path, carrier: LabelCarrier, base: Any, names: dict[int, str]
-    ) -> dict[str, Any]:
-        """Write a target's labels and its picture to `folder`; its row of the report."""
-        settings, ignore = self.settings.crossmodal, int(self.label_manager.ignore_label)
-        sources = self._sources_of(target)
-        carried = carrier.carry(target, sources)
-        kept = trusted(carried, settings.trusted, settings.doubtful, ignore)
-        _, seg, _, properties = base.load_case(target)
-        on_case = to_case(kept.numpy(), np.asarray(seg[:]), properties, self.pairs_of.grid)
-        classes = [*self.label_manager.foreground_labels, (-1, *self.label_manager.all_labels)]
-        write_case(folder, target, on_case, DefaultPreprocessor._sample_foreground_locations(on_case, classes))
-        draw_case(folder, target, self.pairs_of[target].image[0].numpy(), kept.numpy(), ignore)
-        return summary(target, [s.removeprefix(SOURCE) for s in sources], kept, carried, names, ignore,
-                       self.configuration_manager.spacing)  # fmt: skip
+            crossing.to_target, finish, self.local_rank, self.ranks,
+        )  # fmt: skip
 
     def carrier(self) -> LabelCarrier:
         """What registers sources to targets, with the registration network as it is now."""
@@ -261,14 +210,13 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         stage = self.stage(self.current_epoch)
-        nan = np.array(np.nan)
-        losses: dict[str, Any] = {"similarity": nan, "regularity": nan, "anatomy": nan, "carried": nan, "loss": nan}
+        losses = unmeasured()
         if stage == ALONE:
-            pair = self._on_device(batch)
+            pair = on_device(batch, self.device)
             losses |= self.registration_step(pair, joint=False)
             return losses | (self.pretraining_step(pair) if self.settings.crossmodal.pretrain else {})
         if stage == TOGETHER:
-            losses |= self.registration_step(self._on_device(next(self.dataloader_pairs)), joint=True)
+            losses |= self.registration_step(self.next_pair(), joint=True)
         return losses | self.segmentation_step(batch, None)
 
     def pretraining_step(self, pair: dict[str, Any]) -> dict[str, Any]:
@@ -283,50 +231,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
         self.update(loss)
         return {"loss": loss.detach().cpu().numpy()}
 
-    def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
-        """Both directions at full and half resolution; with segmentation, the overlap of carried and predicted labels."""
-        assert self.registration is not None
-        learner, settings, mine = self.registration, self.settings.registration, self.settings.crossmodal
-        moving, fixed = pair["moving"], pair["fixed"]
-        predicted = self.predict(fixed["image"]) if joint else None
-        with self.precision():
-            output = learner.network(moving["match"], fixed["match"])
-        velocities, extra = learner.velocities_and_graph_loss(output)
-        anatomies = (
-            manual_or_predicted(moving, self.classes, None),
-            manual_or_predicted(fixed, self.classes, predicted),
+    def objective(self) -> RegistrationObjective:
+        """At full and half resolution, and both directions undo each other."""
+        mine = self.settings.crossmodal
+        return RegistrationObjective(
+            self.settings.registration, self.classes, mine.half, half_images=True, consistency=mine.consistency
         )
-        smooth = settings.regularity * REGULARITY_WEIGHTS[settings.similarity]
-        terms: list[Any] = []
-        loss = moving["match"].new_zeros(()) + extra
-        for velocity in velocities:
-            forward, backward = learner.displacements(velocity, moving["match"].shape[2:])
-            found = registration_terms(moving, fixed, forward, backward, velocity, anatomies, settings.similarity,
-                                       settings.regularity_kind)  # fmt: skip
-            weight = 1.0 if not terms else mine.half
-            loss = loss + weight * (found.similarity + smooth * found.regularity + settings.anatomy * found.anatomy)
-            if not terms and mine.consistency:
-                loss = loss + mine.consistency * inverse_consistency(forward, backward)
-            terms.append(found)
-            if len(velocities) == 1 and mine.half:
-                loss = loss + mine.half * self._half_similarity(moving, fixed, forward, backward)
-        learner.step(loss)
-        return {key: getattr(terms[0], key).detach().cpu().numpy() for key in ("similarity", "regularity", "anatomy")}
-
-    def _half_similarity(
-        self, moving: dict[str, Any], fixed: dict[str, Any], forward: Tensor, backward: Tensor
-    ) -> Tensor:
-        """Similarity of images at half resolution, for networks that have no coarse output of their own."""
-        from nnunet_synthtumour.registration.instance import SIMILARITY
-        from nnunet_synthtumour.registration.mind import mind_ssc
-
-        size = tuple(max(8, n // 2) for n in moving["match"].shape[2:])
-        m, f = (torch.nn.functional.interpolate(side["match"], size, mode="trilinear") for side in (moving, fixed))
-        if self.settings.registration.similarity == "mind":
-            m, f = (torch.cat([mind_ssc(c) for c in image.split(1, 1)], 1) for image in (m, f))
-        compared = SIMILARITY[self.settings.registration.similarity]
-        there, back = resize(forward, size), resize(backward, size)
-        return (compared(warp(m, there), f, None) + compared(warp(f, back), m, None)) / 2
 
     # -------------------------------------------------------------------------------------------- validation
 
@@ -356,7 +266,9 @@ class CrossModalTrainer(DeepAtlasTrainer):
         self.dataset_class = dataset_with_carried_labels(base, self.carried_folder)
         lent = Path(self.output_folder) / "validation_references"
         if self.local_rank == 0:
-            self._write_references(val, lent / "gt_segmentations")
+            writer = self.reference_writer(lent / "gt_segmentations")
+            cases = self.dataset_class(self.preprocessed_dataset_folder, list(val))
+            writer.write(cases, lambda case: self.settings.roles[case] == LABELLED, self.label_manager.ignore_label)
         if self.is_ddp:
             dist.barrier()
         mine, self.preprocessed_dataset_folder_base = self.preprocessed_dataset_folder_base, str(lent)
@@ -364,16 +276,3 @@ class CrossModalTrainer(DeepAtlasTrainer):
             super().perform_actual_validation(save_probabilities)
         finally:
             self.preprocessed_dataset_folder_base = mine
-
-    def _write_references(self, cases: list[str], folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, list(cases))
-        given = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
-        for case in cases:
-            if self.settings.roles[case] == LABELLED:
-                shutil.copy(given / (case + self.dataset_json["file_ending"]), folder)
-                continue
-            _, seg, _, properties = dataset.load_case(case)
-            ignored = np.where(np.asarray(seg) == self.label_manager.ignore_label, 0, np.asarray(seg))
-            write_reference(ignored, properties, folder / case, self.configuration_manager, self.plans_manager,
-                            self.dataset_json)  # fmt: skip

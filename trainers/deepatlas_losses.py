@@ -54,11 +54,7 @@ def registration_terms(
     segmentations: tuple[Anatomy, Anatomy], similarity: str, regularity: str,
 ) -> RegistrationTerms:  # fmt: skip
     """Both directions of similarity and anatomy, one regularity of the velocity."""
-    compared = SIMILARITY[similarity]
-    m, f = moving["match"], fixed["match"]
-    if similarity == "mind":
-        m, f = (torch.cat([mind_ssc(channel) for channel in image.split(1, 1)], 1) for image in (m, f))
-    alike = (compared(warp(m, forward), f, None) + compared(warp(f, backward), m, None)) / 2
+    alike = likeness(similarity, moving["match"], fixed["match"], forward, backward)
     smooth = (diffusion if regularity == "diffusion" else bending_energy)(velocity)
     a, b = segmentations
     both = (a.known & b.known)[:, None].expand(-1, a.values.shape[1])
@@ -67,3 +63,13 @@ def registration_terms(
         + soft_dice_loss(warp(b.values, backward), a.values, warp(b.weight, backward) * a.weight, both)
     ) / 2
     return RegistrationTerms(alike, smooth, anatomy)
+
+
+def likeness(similarity: str, moving: Tensor, fixed: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
+    """The loss between each image (B, C, X, Y, Z) and the other one warped to it, on average."""
+    if similarity == "mind":
+        moving, fixed = (
+            torch.cat([mind_ssc(channel) for channel in image.split(1, 1)], 1) for image in (moving, fixed)
+        )
+    compared = SIMILARITY[similarity]
+    return (compared(warp(moving, forward), fixed, None) + compared(warp(fixed, backward), moving, None)) / 2

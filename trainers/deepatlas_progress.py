@@ -6,26 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+from nnunet_synthtumour.trainers.more_curves import MoreCurves
 
 LOSSES = ("similarity_loss", "regularity_loss", "anatomy_loss", "carried_loss")
 REGISTRATION_CURVES = ("dice_before", "dice_after", "folds_percent")
 
 
-class RegistrationLogger(LocalLogger):
+def unmeasured() -> dict[str, Any]:
+    """What a training step puts out, all NaN: the losses of both networks."""
+    return {"loss": np.array(np.nan), **{key.removesuffix("_loss"): np.array(np.nan) for key in LOSSES}}
+
+
+class RegistrationLogger(MoreCurves):
     """Adds the curves of a registration network; where something was not measured in an epoch there is a NaN."""
 
     def __init__(self, verbose: bool = False) -> None:
-        super().__init__(verbose)
-        self._add_missing()
-
-    def _add_missing(self) -> None:
-        for key in (*LOSSES, *REGISTRATION_CURVES):
-            self.my_fantastic_logging.setdefault(key, [])
-
-    def load_checkpoint(self, checkpoint: dict[str, list[Any]]) -> None:
-        super().load_checkpoint(checkpoint)
-        self._add_missing()
+        super().__init__((*LOSSES, *REGISTRATION_CURVES), verbose)
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Segmentation losses and Dice, registration losses, registration Dice before and after, folds, epoch times."""

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunet_synthtumour.trainers.more_curves import MoreCurves
 
 COLOURS = ("tab:purple", "tab:olive", "tab:cyan")
 
 
-class CurvesLogger(LocalLogger):
+class CurvesLogger(MoreCurves):
     """`mean_fg_dice` is nnU-Net's own key for what chooses the epoch, `chooses` in words; `beside` names other curves."""
 
     def __init__(self, chooses: str, beside: Mapping[str, str], verbose: bool = False) -> None:
-        super().__init__(verbose)
+        super().__init__(beside, verbose)
         self.chooses, self.beside = chooses, dict(beside)
-        self._add_missing()
-
-    def _add_missing(self) -> None:
-        for key in self.beside:
-            self.my_fantastic_logging.setdefault(key, [])
-
-    def load_checkpoint(self, checkpoint: dict[str, list[Any]]) -> None:
-        super().load_checkpoint(checkpoint)
-        self._add_missing()
 
     def plot_progress_png(self, output_folder: str) -> None:
         """Losses and all Dice curves with the chosen epoch, epoch times, learning rate."""

@@ -15,6 +15,7 @@ from nnunet_synthtumour.registration.model_files import Architecture
 from nnunet_synthtumour.registration.msc_gunet import GraphRegistration
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.settings import RegistrationSettings
+from nnunet_synthtumour.trainers.gradient_step import descend
 
 GRAPH_WEIGHT = 1e-3
 
@@ -62,18 +63,7 @@ class RegistrationLearner:
             group["lr"] = self.settings.initial_lr * max(0.0, 1 - epoch / epochs) ** 0.9
 
     def step(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.grad_scaler is not None:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-        else:
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.learnt, 12)
-        if self.grad_scaler is not None:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        else:
-            self.optimizer.step()
+        descend(loss, self.learnt, self.optimizer, self.grad_scaler)
 
     def velocities_and_graph_loss(self, output: Any) -> tuple[list[Tensor], Tensor | float]:
         """Velocities, finest first, and what the graph adds to the loss."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +9,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
-from nnunet_synthtumour.trainers.case_splits import Split, restrict, splits_by_role
+from nnunet_synthtumour.trainers.case_splits import Split, restrict
 from nnunet_synthtumour.trainers.fixed_patches import (
     IN_DISTRIBUTION,
     SHIFTED,
@@ -31,7 +28,7 @@ from nnunet_synthtumour.trainers.fixed_patches import (
     digest_of_set,
     list_patches,
 )
-from nnunet_synthtumour.trainers.grown_volumes import dataset_with_lesions, write_reference
+from nnunet_synthtumour.trainers.grown_volumes import dataset_with_lesions
 from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, Sample, sampling_probabilities
 from nnunet_synthtumour.trainers.lesions import Lesions
 from nnunet_synthtumour.trainers.progress import CurvesLogger
@@ -56,7 +53,6 @@ class SynthTumourTrainer(AveragingTrainer):
     num_iterations_per_epoch: int
     initial_lr: float
     dataset_class: Any
-    preprocessed_dataset_folder_base: str
 
     def __init__(
         self,
@@ -99,12 +95,7 @@ class SynthTumourTrainer(AveragingTrainer):
         """nnU-Net's split, by role, of the cases that stage one can use; a handful of cases is enough."""
         if self._split is None:
             usable = set(self.settings.cases(HEALTHY, LABELLED, PSEUDO))
-            splits_file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-            if self.fold != "all" and not splits_file.is_file() and self.local_rank == 0:
-                groups = [self.settings.cases(HEALTHY), self.settings.cases(LABELLED, PSEUDO)]
-                save_json(splits_by_role(groups), str(splits_file))
-            if self.is_ddp:
-                dist.barrier()
+            splits_file = self.write_splits(self.settings.cases(HEALTHY), self.settings.cases(LABELLED, PSEUDO))
             train, val = super().do_split()
             self._split = restrict({"train": list(train), "val": list(val)}, usable)
             for part, cases in (("train", self._split["train"]), ("validate", self._split["val"])):
@@ -170,8 +161,7 @@ class SynthTumourTrainer(AveragingTrainer):
         patches = list_patches(
             self.validation_cases(healthy, real), self.settings.validation.patches, self.settings.validation.affected
         )
-        world = dist.get_world_size() if self.is_ddp else 1
-        return batches_of_rank(patches, self.batch_size, self.local_rank, world)
+        return batches_of_rank(patches, self.batch_size, self.local_rank, self.ranks)
 
     def validation_cases(self, healthy: list[str], real: list[str]) -> dict[str, list[str]]:
         """The cases of each kind of fixed patches."""
@@ -220,23 +210,15 @@ class SynthTumourTrainer(AveragingTrainer):
         super().on_validation_epoch_end([output for kind in self.CHOOSING for output in by_kind[kind]])
         for kind, key in self.BESIDE.items():
             self.logger.log(key, self._mean_dice(by_kind[kind]), self.current_epoch)
-        fingerprint = digest_of_set(self._gathered([output["digests"] for output in val_outputs]))
+        fingerprint = digest_of_set(self.gathered([output["digests"] for output in val_outputs]))
         self.print_to_log_file(f"Fixed validation set {fingerprint}")
 
     def _mean_dice(self, outputs: list[dict[str, Any]]) -> float:
         """Mean over classes of the Dice of all patches together, on all ranks: nnU-Net's pseudo Dice."""
         counts = np.stack([np.sum([o[k] for o in outputs], axis=0) for k in ("tp_hard", "fp_hard", "fn_hard")])
-        tp, fp, fn = np.sum(self._gathered([counts]), axis=0)
+        tp, fp, fn = np.sum(self.gathered([counts]), axis=0)
         with np.errstate(invalid="ignore"):
             return float(np.nanmean(2 * tp / (2 * tp + fp + fn)))
-
-    def _gathered(self, mine: list[Any]) -> list[Any]:
-        """`mine` of every rank, joined."""
-        if not self.is_ddp:
-            return mine
-        theirs: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(theirs, mine)
-        return [item for part in theirs for item in part]
 
     def on_epoch_end(self) -> None:
         epoch = self.current_epoch
@@ -302,15 +284,5 @@ class SynthTumourTrainer(AveragingTrainer):
             return self.lesions.in_volume(case, data, seg, spacing)
 
     def _write_references(self, cases: list[str], dataset_class: Any, folder: Path) -> None:
-        world = dist.get_world_size() if self.is_ddp else 1
-        folder.mkdir(parents=True, exist_ok=True)
-        dataset = dataset_class(self.preprocessed_dataset_folder, list(cases[self.local_rank :: world]))
-        given = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
-        for case in dataset.identifiers:
-            if case not in self.healthy:
-                shutil.copy(given / (case + self.dataset_json["file_ending"]), folder)
-                continue
-            _, seg, _, properties = dataset.load_case(case)
-            write_reference(
-                seg, properties, folder / case, self.configuration_manager, self.plans_manager, self.dataset_json
-            )
+        dataset = dataset_class(self.preprocessed_dataset_folder, list(cases[self.local_rank :: self.ranks]))
+        self.reference_writer(folder).write(dataset, lambda case: case not in self.healthy)

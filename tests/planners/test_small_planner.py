@@ -64,13 +64,13 @@ def test_one_small_patch_covers_the_object(
     assert "3d_lowres" not in plans["configurations"]
 
 
-def test_the_tiny_plan_is_the_small_one_with_half_of_the_features(nnunet_folders: dict[str, Path]) -> None:
+def test_the_tiny_plan_has_half_of_the_features_and_an_eighth_of_the_voxels(nnunet_folders: dict[str, Path]) -> None:
     plans = _plan(nnunet_folders, (140, 180, 140), (1.0, 1.0, 1.0), TinyPlanner)
     tiny = plans["configurations"]["3d_fullres"]
     features = tiny["architecture"]["arch_kwargs"]["features_per_stage"]
     assert plans["plans_name"] == "nnUNetTinyPlans"
     assert features[0] == 8 and max(features) == 64
-    assert np.prod(tiny["patch_size"]) <= 1.5 * SmallPlanner.VOXEL_BUDGET
+    assert np.prod(tiny["patch_size"]) <= 1.5 * TinyPlanner.VOXEL_BUDGET
     assert np.all(np.array(tiny["patch_size"]) >= 0.95 * np.array(tiny["median_image_size_in_voxels"]))
 
 

@@ -13,8 +13,9 @@ import torch
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.trainers.carried_labels import fuse, to_case, trusted
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, paired_or_drawn
+from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
 from nnunet_synthtumour.trainers.crossmodal_trainer import SEGMENTATION, TOGETHER, CrossModalTrainer
-from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE
+from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
 from nnunet_synthtumour.trainers.whole_grids import Grid, on_grid
 from tests.toy_dataset import IGNORE, make_trainer
 
@@ -102,20 +103,22 @@ def test_a_killed_run_carries_only_what_is_missing(two: Path, monkeypatch: pytes
     trainer = trainer_of(two)
     trainer.initialize()
     trainer._open_cases()
-    carry, done = trainer._carry_to, []
+    carry, done = Crossing.to_target, []
 
-    def dies_at_the_third(target: str, *args: Any) -> dict[str, Any]:
+    def dies_at_the_third(crossing: Crossing, target: str, folder: Path) -> dict[str, Any]:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(target)
-        return carry(target, *args)
+        return carry(crossing, target, folder)
 
-    monkeypatch.setattr(trainer, "_carry_to", dies_at_the_third)
+    monkeypatch.setattr(Crossing, "to_target", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         trainer.carry_labels()
     assert not trainer.carried_folder.exists()
     kept = list(done)
-    monkeypatch.setattr(trainer, "_carry_to", lambda target, *args: done.append(target) or carry(target, *args))
+    monkeypatch.setattr(
+        Crossing, "to_target", lambda crossing, target, folder: done.append(target) or carry(crossing, target, folder)
+    )
     trainer.carry_labels()
     assert done == [*kept, *(c for c in TARGETS if c not in kept)]
     assert not [file for file in trainer.carried_folder.glob("*.json") if file.name != "carried_labels.json"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.trainers.deepatlas_trainer import ALONE, JOINT, TAUGHT, DeepAtlasTrainer
+from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from tests.toy_dataset import make_trainer
 
 ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in range(8)}
@@ -44,21 +44,6 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
             torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
         )
     assert resumed.registration.optimizer.state_dict()["state"].keys()
-
-
-@pytest.mark.parametrize(
-    ("labels", "fitted", "stages"),
-    [
-        (1, 0, [*[ALONE] * 3, *[TAUGHT] * 2, *[JOINT] * 5]),
-        (1, 60, [*[TAUGHT] * 5, *[JOINT] * 5]),
-        (3, 0, [*[ALONE] * 2, *[JOINT] * 8]),
-    ],
-)
-def test_labels_decide_the_order(toy: Path, labels: int, fitted: int, stages: list[str]) -> None:
-    roles = {case: "labelled" if i < labels else "unlabelled" for i, case in enumerate(sorted(ROLES))}
-    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, training={"epochs": 10},
-                           deepatlas={"fitted": fitted})  # fmt: skip
-    assert [trainer.stage(epoch) for epoch in range(10)] == stages
 
 
 def test_what_it_cannot_do_is_said_at_once(toy: Path) -> None:

@@ -1,0 +1,26 @@
+"""What targets show of each structure, judged before a training by sources that are quickly registered to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nnunet_synthtumour.registration.fields import warp
+from nnunet_synthtumour.trainers.whole_grids import Whole
+from nnunet_synthtumour.visibility import VisibilityCase
+from nnunet_synthtumour.visibility_dataset import quick_field
+
+
+def seen_in(
+    case: str, target: Whole, source: Whole, own_labels: bool, spacing: Sequence[float], device: torch.device
+) -> VisibilityCase:
+    """A target with its own labels or those of `source`, and the image of `source`, as a quick field brings them over."""
+    spacing = tuple(float(mm) for mm in spacing)
+    u = quick_field(source.match()[None].to(device), target.match()[None].to(device), spacing).cpu()
+    labels = target.seg
+    if not own_labels:
+        labels = warp(source.seg[None].clamp(min=0).float(), u, "nearest")[0].short()
+    image = warp(source.image[None], u)[0]
+    return VisibilityCase(case, target.image.numpy(), labels[0].clamp(min=0).numpy(), spacing, image.numpy(),
+                          carried=not own_labels)  # fmt: skip
