@@ -80,7 +80,7 @@ class PasteTumour(BasicTransform):
                 f"{image.shape[0]}; build the bank from the same data set."
             )
         doubts = [self.paste(image, seg, paste) for paste in params["pastes"].pastes]
-        host_to_background(seg, self.ignore_label)
+        host_to_background(seg[data_dict.get("inside", ...)], self.ignore_label)
         for box, doubt in doubts:
             self.doubt(seg[box], doubt)
         return data_dict

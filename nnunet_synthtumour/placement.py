@@ -49,8 +49,9 @@ class Places:
                 return None
             voxels = voxels[np.random.randint(len(voxels), size=CANDIDATES)] + [b[0] for b in bounds]
         if prefer and self.intensity is not None and len(voxels) > 1:
-            score = self._unrest if prefer == "tissue" else self._away_from_fluid
-            return min((_voxel(v) for v in voxels[:CANDIDATES]), key=score)
+            candidates = voxels[:CANDIDATES]
+            score = self._unrest(candidates) if prefer == "tissue" else self._away_from_fluid(candidates)
+            return _voxel(candidates[int(np.argmin(score))])
         return _voxel(voxels[0])
 
     def at_border(self) -> tuple[int, ...] | None:
@@ -71,22 +72,25 @@ class Places:
         inside = self.seg.numpy()[tuple(at)] == self.ignore_label
         return np.stack(at, 1)[inside]
 
-    def _away_from_fluid(self, voxel: tuple[int, ...]) -> float:
-        return self._unrest(voxel, CALM_MM / 2) - 0.5 * self._unrest(voxel, 2 * CALM_MM)
+    def _away_from_fluid(self, voxels: np.ndarray) -> np.ndarray:
+        return self._unrest(voxels, CALM_MM / 2) - 0.5 * self._unrest(voxels, 2 * CALM_MM)
 
-    def _unrest(self, voxel: tuple[int, ...], reach_mm: float = CALM_MM) -> float:
-        """How far the surroundings of a voxel are from the middle of the host's intensities, in its deviations."""
+    def _unrest(self, voxels: np.ndarray, reach_mm: float = CALM_MM) -> np.ndarray:
+        """How far the surroundings of voxels (k, dims) are from the middle of the host's intensities, in its deviations."""
         assert self.intensity is not None
         if self._tissue is None:
             sample = self._probe(self.whole, TISSUE_PROBES)
             values = torch.from_numpy(self.intensity.numpy()[tuple(sample.T)])
             self._tissue = TissueRange.of(values) or TissueRange(0.0, 1.0)
-        box = tuple(
-            slice(max(0, v - 2 * step), v + 2 * step + 1, step)  # five voxels along each axis: few looks at cold memory
-            for v, step in ((v, max(1, round(reach_mm / 2 / mm))) for v, mm in zip(voxel, self.spacing, strict=True))
-        )
-        off = (self.intensity[box] - self._tissue.middle).abs_().div_(self._tissue.spread).clamp_(max=3)
-        return float(torch.where(self.seg[box] == self.ignore_label, off, 3.0).mean())
+        dims = self.seg.ndim
+        at = []
+        for axis, (n, mm) in enumerate(zip(self.seg.shape, self.spacing, strict=True)):
+            # five voxels along each axis: few looks at cold memory
+            along = np.clip(voxels[:, axis, None] + np.arange(-2, 3) * max(1, round(reach_mm / 2 / mm)), 0, n - 1)
+            at.append(along.reshape([-1, *(5 if i == axis else 1 for i in range(dims))]))
+        off = np.abs(self.intensity.numpy()[tuple(at)] - self._tissue.middle) / self._tissue.spread
+        off[self.seg.numpy()[tuple(at)] != self.ignore_label] = 3
+        return np.asarray(np.minimum(off, 3).reshape(len(voxels), -1).mean(1))
 
 
 def _voxel(values: np.ndarray) -> tuple[int, ...]:

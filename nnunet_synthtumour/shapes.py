@@ -16,6 +16,7 @@ import torch
 from nnunet_synthtumour.noise import coherent_noise
 
 BISECTIONS = 30
+SAMPLE = 2_000
 
 
 @dataclass(frozen=True)
@@ -131,13 +132,11 @@ def enclose(level: torch.Tensor, host: torch.Tensor, size: float, voxel: float) 
 
     Found by counting at bisected levels: a count is fifty times as cheap as a sort or a histogram.
     """
-    values = np.where(host.numpy(), level.numpy(), -np.inf)
-    wanted, available = max(1.0, size / voxel), np.count_nonzero(host.numpy())
-    low, high = (float(v) for v in torch.aminmax(level))
-    if available <= wanted:
-        return low - 1e-3, False
-    high += 1e-3
-    low -= 1e-3
+    values = level.numpy()[host.numpy()]
+    wanted = max(1.0, size / voxel)
+    if len(values) <= wanted:
+        return float(level.min()) - 1e-3, False
+    low, high = _bracket(values, wanted)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         count = np.count_nonzero(values > middle)
@@ -145,3 +144,15 @@ def enclose(level: torch.Tensor, host: torch.Tensor, size: float, voxel: float) 
         if abs(count - wanted) <= 1e-3 * wanted:
             return middle, True
     return high, True
+
+
+def _bracket(values: np.ndarray, wanted: float) -> tuple[float, float]:
+    """Two levels between which the one lies that `wanted` of the values exceed, close together if a sample tells."""
+    sample = np.sort(values[:: len(values) // SAMPLE + 1])
+    at, reach = (1 - wanted / len(values)) * len(sample), 1 + len(sample) // 32
+    low, high = float(sample[max(0, int(at) - reach)]), float(sample[min(len(sample) - 1, int(at) + reach)])
+    if np.count_nonzero(values > low) <= wanted:
+        low = float(values.min()) - 1e-3
+    if np.count_nonzero(values > high) > wanted:
+        high = float(values.max()) + 1e-3
+    return low, high

@@ -26,8 +26,9 @@ class GrowLesion(BasicTransform):
     """Grow lesions in the host of a healthy patch.
 
     Called with `image` (C, X, Y[, Z]) float32, normalised, and `segmentation` (S, X, Y[, Z]) int16 whose first channel
-    carries `ignore_label` in the host; optionally with `normalisation`, (mean (C,), std (C,)) of the raw image. Both
-    tensors are changed in place. A patch without host comes back as it is.
+    carries `ignore_label` in the host; optionally with `normalisation`, (mean (C,), std (C,)) of the raw image, and
+    `inside`, the part of the patch (slices) that is not padding. Both tensors are changed in place. A patch without host
+    comes back as it is.
 
     `labels` says which value each part of a lesion writes: `{"whole": 1}`, or with `core` and `necrosis` their own. Parts
     without a value keep that of the part around them. `region` is the part of the patch (slices) in which lesions are
@@ -103,7 +104,7 @@ class GrowLesion(BasicTransform):
             distract(scene, distractor)
         for lesion in drawn.lesions:
             grow_lesion(scene, lesion, self.labels, self.shifted)
-        host_to_background(seg, self.ignore_label)
+        host_to_background(seg[data_dict.get("inside", ...)], self.ignore_label)
         return data_dict
 
     def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:

@@ -36,6 +36,7 @@ class LesionLoader(HostPatchLoader):
         self.grow = grow
         self.host_centred = host_centred
         self.outside_counts = outside_counts
+        self.padding = -1 if outside_counts else 0
 
     def generate_train_batch(self) -> dict[str, Any]:
         cases = self.get_indices()
@@ -51,10 +52,11 @@ class LesionLoader(HostPatchLoader):
         """One augmented patch of `case`."""
         in_host = np.random.uniform() < self.host_centred
         sample: Sample = self.patch_at(case, in_host, oversample)
+        inside = sample.get("inside", ())
         if case in self.healthy:
             sample = self.grow(case, sample)
         if not self.outside_counts:
-            sample["segmentation"].clamp_min_(0)
+            sample["segmentation"][(slice(None), *inside)].clamp_min_(0)
         return self.transforms(**sample) if self.transforms is not None else sample
 
 

@@ -116,8 +116,9 @@ class _InFixedPatch:
 
 def changed(transform: BasicTransform, sample: Sample, renormaliser: Renormaliser, normalisation: Any = None) -> Sample:
     """Image and segmentation of a sample with what `transform` puts into it, normalised as nnU-Net would then."""
-    before = renormaliser.sums(sample["image"])
+    inside = (slice(None), *sample.get("inside", ()))
+    before = renormaliser.sums(sample["image"][inside])
     done = transform(**sample, normalisation=normalisation)
     if "whole_voxels" in sample:  # labelled cases are what they are
-        renormaliser.apply(done["image"], before, sample["whole_voxels"])
+        renormaliser.apply(done["image"][inside], before, sample["whole_voxels"])
     return {"image": done["image"], "segmentation": done["segmentation"]}
