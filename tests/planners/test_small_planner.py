@@ -69,7 +69,7 @@ def test_the_tiny_plan_has_half_of_the_features_and_an_eighth_of_the_voxels(nnun
     tiny = plans["configurations"]["3d_fullres"]
     features = tiny["architecture"]["arch_kwargs"]["features_per_stage"]
     assert plans["plans_name"] == "nnUNetTinyPlans"
-    assert features[0] == 8 and max(features) == 64
+    assert features[0] == 8 and max(features) <= 64
     assert np.prod(tiny["patch_size"]) <= 1.5 * TinyPlanner.VOXEL_BUDGET
     assert np.all(np.array(tiny["patch_size"]) >= 0.95 * np.array(tiny["median_image_size_in_voxels"]))
 
