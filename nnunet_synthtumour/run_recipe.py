@@ -14,8 +14,8 @@ from nnunet_synthtumour.settings import settings_of
 from nnunet_synthtumour.stages import Stage
 
 JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
-PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans",
-            "TinyPlanner": "nnUNetTinyPlans", "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
+PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans", "TinyPlanner": "nnUNetTinyPlans",
+            "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
             "nnUNetPlannerResEncXL": "nnUNetResEncUNetXLPlans"}  # fmt: skip
 BEST, LAST = "checkpoint_best.pth", "checkpoint_final.pth"
 
