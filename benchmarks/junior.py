@@ -40,7 +40,7 @@ HEALTHY, OFFLINE, SUPERVISED, TEST = (
     "Dataset102_Supervised",
     "Dataset103_Test",
 )
-PLANS, CONFIGURATION = "nnUNetSmallPlans", "3d_fullres"
+CONFIGURATION = "3d_fullres"
 Curve = list[dict[str, float]]
 
 
@@ -74,24 +74,29 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
         command("synthtumour", "prepare", "-d", name[7:10], "-n", name[11:], "--labelled", images, "--labels", labels,
                 "--label", "tumour=1", "--channel", "FLAIR")  # fmt: skip
     command("nnUNetv2_extract_fingerprint", "-d", 100, "-np", 2)
-    command("nnUNetv2_plan_experiment", "-d", 100, "-pl", "SmallPlanner")
+    command("nnUNetv2_plan_experiment", "-d", 100, "-pl", args.planner)
     for name in (OFFLINE, SUPERVISED, TEST):
         command("nnUNetv2_extract_fingerprint", "-d", name[7:10], "-np", 2)
-        command("nnUNetv2_move_plans_between_datasets", "-s", 100, "-t", name[7:10], "-sp", PLANS, "-tp", PLANS)
+        command("nnUNetv2_move_plans_between_datasets", "-s", 100, "-t", name[7:10], "-sp", plans_of(args), "-tp",
+                plans_of(args))  # fmt: skip
         shutil.copy(folder / "nnUNet_raw" / name / "dataset.json", folder / "nnUNet_preprocessed" / name)
     for name in (HEALTHY, OFFLINE, SUPERVISED, TEST):
-        command("nnUNetv2_preprocess", "-d", name[7:10], "-plans_name", PLANS, "-c", CONFIGURATION, "-np", 2)
+        command("nnUNetv2_preprocess", "-d", name[7:10], "-plans_name", plans_of(args), "-c", CONFIGURATION, "-np", 2)
     (folder / "prepared").touch()
+
+
+def plans_of(args: argparse.Namespace) -> str:
+    return f"nnUNet{args.planner.removesuffix('Planner')}Plans"
 
 
 class Patients:
     """The test patients, preprocessed, and how well a network segments them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plans: str) -> None:
         from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
         preprocessed = folder / "nnUNet_preprocessed" / TEST
-        self.plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8"))
+        self.plans = json.loads((preprocessed / f"{plans}.json").read_text(encoding="utf-8"))
         self.spacing = tuple(self.plans["configurations"][CONFIGURATION]["spacing"])
         cases = str(preprocessed / self.plans["configurations"][CONFIGURATION]["data_identifier"])
         dataset = infer_dataset_class(cases)(cases)
@@ -148,14 +153,16 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
 
     name = {"offline": OFFLINE, "supervised": SUPERVISED}.get(arm, HEALTHY)
     preprocessed = folder / "nnUNet_preprocessed" / name
-    plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8")) | {"continue_training": False}
+    plans = json.loads((preprocessed / f"{plans_of(args)}.json").read_text(encoding="utf-8")) | {
+        "continue_training": False
+    }
     changes = {"paper": {"lesion": {"preset": "paper"}}, **ABLATIONS}.get(arm, {})
     short = {"seed": seed, "epochs": args.epochs, "iterations": args.iterations}
     changes = {**changes, "training": {**changes.get("training", {}), **short}, "validation": {"patches": 24}}
     dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     torch.manual_seed(seed)
     np.random.seed(seed)
-    patients, curve = Patients(folder), []
+    patients, curve = Patients(folder, plans_of(args)), []
     with_labels = arm in ("offline", "supervised")
     base: type[Any] = AveragingTrainer if with_labels else SynthTumourTrainer
 
@@ -189,11 +196,11 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
     return result
 
 
-def threshold(folder: Path, value: float) -> dict[str, dict[str, float]]:
+def threshold(folder: Path, plans: str, value: float) -> dict[str, dict[str, float]]:
     """Voxels of the z-scored brain above `value`, opened, largest component."""
     from scipy import ndimage
 
-    patients, masks = Patients(folder), {}
+    patients, masks = Patients(folder, plans), {}
     for name, (data, _) in patients.cases.items():
         found, n = ndimage.label(ndimage.binary_opening(data[0] > value))
         sizes = ndimage.sum_labels(np.ones_like(found), found, np.arange(1, n + 1)) if n else []
@@ -261,6 +268,7 @@ def main() -> None:
     parser.add_argument("--spacing", type=float, default=4.0)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--planner", default="SmallPlanner", help="or TinyPlanner, a quarter of the time")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "2")
@@ -275,8 +283,8 @@ def main() -> None:
             if arm == "threshold":
                 if best_threshold is None:
                     grid = np.arange(0.5, 3.01, 0.25)
-                    best_threshold = float(max(grid, key=lambda t: mean(threshold(folder, t), "dice")))
-                scores = threshold(folder, best_threshold)
+                    best_threshold = float(max(grid, key=lambda t: mean(threshold(folder, plans_of(args), t), "dice")))
+                scores = threshold(folder, plans_of(args), best_threshold)
                 results[arm].append({"chosen": scores, "last": scores})
                 continue
             if not file.exists():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from junior import CONFIGURATION, HEALTHY, PLANS, SUPERVISED, Patients, command, mean, prepare_data, row, train
+from junior import CONFIGURATION, HEALTHY, SUPERVISED, Patients, command, mean, plans_of, prepare_data, row, train
 
 JUNIOR, SENIOR = "online", "Dataset110_Senior"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -40,7 +40,9 @@ def trained(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict
 
     supervised = arm == "supervised"
     preprocessed = folder / "nnUNet_preprocessed" / (SUPERVISED if supervised else SENIOR)
-    plans = json.loads((preprocessed / f"{PLANS}.json").read_text(encoding="utf-8")) | {"continue_training": False}
+    plans = json.loads((preprocessed / f"{plans_of(args)}.json").read_text(encoding="utf-8")) | {
+        "continue_training": False
+    }
     dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     epochs = args.senior_epochs + (args.epochs if supervised else 0)
     short = {"seed": seed, "epochs": epochs, "iterations": args.iterations}
@@ -54,7 +56,7 @@ def trained(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict
     dataset_json = with_settings(dataset_json, changes)
     torch.manual_seed(seed)
     np.random.seed(seed)
-    patients = Patients(folder)
+    patients = Patients(folder, plans_of(args))
     trainer = Arm(plans, CONFIGURATION, "all" if supervised else 0, dataset_json, torch.device(args.device))
     trainer.num_epochs, trainer.num_iterations_per_epoch = epochs, args.iterations
     if supervised:
@@ -72,7 +74,7 @@ def run_of(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[
         if arm not in (JUNIOR, "supervised") and not (folder / "labelled").exists():
             run_of(JUNIOR, folder, seed, args)
             command("synthtumour", "pseudolabel", "-d", HEALTHY[7:10], "-o", SENIOR[7:10], "-n", SENIOR[11:], "-c",
-                    CONFIGURATION, "-f", 0, "-p", PLANS, "-device", args.device)  # fmt: skip
+                    CONFIGURATION, "-f", 0, "-p", plans_of(args), "-device", args.device)  # fmt: skip
             (folder / "labelled").touch()
         found = train(JUNIOR, folder, seed, args) if arm == JUNIOR else trained(arm, folder, seed, args)
         file.write_text(json.dumps(found), encoding="utf-8")
@@ -96,6 +98,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="of the junior")
     parser.add_argument("--senior-epochs", type=int, default=30)
     parser.add_argument("--iterations", type=int, default=25)
+    parser.add_argument("--planner", default="SmallPlanner", help="or TinyPlanner, a quarter of the time")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "2")
