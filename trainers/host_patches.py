@@ -22,13 +22,15 @@ class HostPatchLoader(nnUNetDataLoader):
     the host carries that label, so the host would be avoided; here it is sought.
     """
 
-    padding = -1  # what a segmentation has outside of the case; nnU-Net's value
-
     def __init__(self, *args: Any, healthy: set[str], ignore_label: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.healthy = healthy
         self.ignore_label = ignore_label
         self._hosts: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]] = {}
+
+    def padding(self) -> int:
+        """What a segmentation has outside of the case; nnU-Net's value."""
+        return -1
 
     def patch_at(self, case: str, in_host: bool, oversample: bool) -> dict[str, Any]:
         """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws.
@@ -45,7 +47,7 @@ class HostPatchLoader(nnUNetDataLoader):
         else:
             lower, upper = self.get_bbox(data.shape[1:], oversample, properties["class_locations"])
         image = torch.from_numpy(cut_out(data, lower, upper, 0, np.float32))
-        segmentation = torch.from_numpy(cut_out(seg, lower, upper, self.padding, np.int16))
+        segmentation = torch.from_numpy(cut_out(seg, lower, upper, self.padding(), np.int16))
         inside = part_inside(data.shape[1:], lower, upper)
         if self.patch_size_was_2d:
             image, segmentation, inside = image[:, 0], segmentation[:, 0], inside[1:]

@@ -36,7 +36,9 @@ class LesionLoader(HostPatchLoader):
         self.grow = grow
         self.host_centred = host_centred
         self.outside_counts = outside_counts
-        self.padding = -1 if outside_counts else 0
+
+    def padding(self) -> int:
+        return super().padding() if self.outside_counts else 0
 
     def generate_train_batch(self) -> dict[str, Any]:
         cases = self.get_indices()
