@@ -36,8 +36,8 @@ def trained_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_raw(raw, 4, 3, {"training": training, "lesion": lesion, "validation": {"patches": 2}})
     _forget_labels(raw)
     extract_fingerprints([1], num_processes=1, show_progress_bar=False)
-    plan_experiments([1], "SmallPlanner")
-    preprocess([1], "nnUNetSmallPlans", ["3d_fullres"], [1], show_progress_bar=False)
+    plan_experiments([1], "TinyPlanner")
+    preprocess([1], "nnUNetTinyPlans", ["3d_fullres"], [1], show_progress_bar=False)
     os.environ["nnUNet_n_proc_DA"] = "0"
     trainer = make_trainer(root, SynthTumourTrainer)
     trainer.num_epochs, trainer.num_iterations_per_epoch = 2, 40

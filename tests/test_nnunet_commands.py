@@ -17,7 +17,7 @@ from tests.toy_dataset import FOLDERS, write_raw
 
 ROOT = Path(__file__).parent.parent
 DATASET = "Dataset002_Commands"
-PLANS = "nnUNetSmallPlans"
+PLANS = "nnUNetTinyPlans"
 # Several commands in one process, each through the entry point that its console script has: torch is imported once.
 RUN = """
 import json, os, sys
@@ -76,7 +76,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
     write_raw(root / "nnUNet_raw" / DATASET, 4, 0, {"validation": {"patches": 2}, "training": {"seed": 1}})
     plan = (
-        "nnUNetv2_plan_and_preprocess -d 2 -pl SmallPlanner -c 3d_fullres 2d -np 1 1 -npfp 1 --verify_dataset_integrity"
+        "nnUNetv2_plan_and_preprocess -d 2 -pl TinyPlanner -c 3d_fullres 2d -np 1 1 -npfp 1 --verify_dataset_integrity"
     )
     _run(root, plan, _train("3d_fullres"))
     return root

@@ -52,7 +52,7 @@ def _options(folder: Path) -> list[str]:
         _write(label, folder / "truth" / f"new_{i}.nii.gz")
     given = {"--healthy": "healthy", "--unlabelled": "unlabelled", "--test": "test", "--test-labels": "truth"}
     words = [word for option, name in given.items() for word in (option, str(folder / name))]
-    return [*words, "-d", "301", "-n", "Run", "-o", str(folder / "out"), "-device", "cpu", "-np", "1",
+    return [*words, "-d", "301", "-n", "Run", "-o", str(folder / "out"), "-device", "cpu", "-np", "1", "-pl", "TinyPlanner",
             *(word for text in SETTINGS for word in ("--set", text))]  # fmt: skip
 
 

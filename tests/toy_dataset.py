@@ -1,4 +1,4 @@
-"""A preprocessed toy data set that the tests of trainers share: healthy balls with texture, planned by SmallPlanner."""
+"""A preprocessed toy data set that the tests of trainers share: healthy balls with texture, planned by TinyPlanner."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ[name] = str(root / name)
     write_raw(root / "nnUNet_raw" / NAME, 6, 2, {"validation": {"patches": 6}, "training": {"seed": 1}})
     extract_fingerprints([1], num_processes=1, show_progress_bar=False)
-    plan_experiments([1], "SmallPlanner")
-    preprocess([1], "nnUNetSmallPlans", ["3d_fullres", "2d"], [1, 1], show_progress_bar=False)
+    plan_experiments([1], "TinyPlanner")
+    preprocess([1], "nnUNetTinyPlans", ["3d_fullres", "2d"], [1, 1], show_progress_bar=False)
     yield root
     for name, value in before.items():
         if value is None:
@@ -121,6 +121,6 @@ def make_trainer(
     from nnunet_synthtumour.settings import with_settings
 
     folder = toy / "nnUNet_preprocessed" / NAME
-    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text(encoding="utf-8")) | {"continue_training": resume}
+    plans = json.loads((folder / "nnUNetTinyPlans.json").read_text(encoding="utf-8")) | {"continue_training": resume}
     dataset_json = with_settings(json.loads((folder / "dataset.json").read_text(encoding="utf-8")), settings)
     return trainer(plans, configuration, fold, dataset_json, torch.device("cpu"))

@@ -16,8 +16,8 @@ from nnunet_synthtumour.settings import BLOCK
 from tests.patients_dataset import trained_root  # noqa: F401 - a fixture
 from tests.toy_dataset import FOLDERS, NAME
 
-WHAT = ["export", "-d", "1", "-p", "nnUNetSmallPlans"]
-INSIDE = f"{NAME}/nnUNetTrainer__nnUNetSmallPlans__3d_fullres"
+WHAT = ["export", "-d", "1", "-p", "nnUNetTinyPlans"]
+INSIDE = f"{NAME}/nnUNetTrainer__nnUNetTinyPlans__3d_fullres"
 WITHOUT_US = """
 import sys, numpy as np, torch
 sys.modules["nnunet_synthtumour"] = None  # importing it now fails, as where it is not installed
@@ -56,7 +56,7 @@ def test_a_machine_without_this_package_predicts_the_same(root: Path, tmp_path: 
         env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    model = Junior.find("1", "SynthTumourTrainer", "nnUNetSmallPlans", "3d_fullres", None, "checkpoint_best.pth")
+    model = Junior.find("1", "SynthTumourTrainer", "nnUNetTinyPlans", "3d_fullres", None, "checkpoint_best.pth")
     here = model.predictor("cpu").predict_logits_from_preprocessed_data(torch.from_numpy(image)).numpy()
     there = np.load(tmp_path / "logits.npy")
     assert here.shape == there.shape

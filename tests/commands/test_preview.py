@@ -50,7 +50,7 @@ def test_of_an_image_without_a_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_of_a_preprocessed_data_set(configuration: str, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["preview", "-d", "1", "-p", "nnUNetSmallPlans", "-c", configuration, "-o", str(out), "-n", "2"]) == 0
+    assert main(["preview", "-d", "1", "-p", "nnUNetTinyPlans", "-c", configuration, "-o", str(out), "-n", "2"]) == 0
     _looks_drawn(out, 2)
 
 
@@ -59,8 +59,8 @@ def test_mistakes_are_one_sentence(toy: Path, tmp_path: Path, capsys: pytest.Cap
         assert main(["preview", "-o", str(tmp_path / "out"), *arguments]) == 2
         return capsys.readouterr().err
 
-    assert "no plans nnUNetPlans; there are nnUNetSmallPlans" in said("-d", "1")
-    assert "no configuration 3d_lowres" in said("-d", "1", "-p", "nnUNetSmallPlans", "-c", "3d_lowres")
+    assert "no plans nnUNetPlans; there are nnUNetTinyPlans" in said("-d", "1")
+    assert "no configuration 3d_lowres" in said("-d", "1", "-p", "nnUNetTinyPlans", "-c", "3d_lowres")
     assert "There is no data set 77" in said("-d", "77")
     assert "name one --channel per --image" in said("--image", "a", "--image", "b")
     shutil.rmtree(tmp_path / "out", ignore_errors=True)

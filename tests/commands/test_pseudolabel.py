@@ -16,9 +16,9 @@ from nnunet_synthtumour.settings import BLOCK, settings_of
 from tests.patients_dataset import UNLABELLED, trained_root  # noqa: F401 - a fixture
 from tests.toy_dataset import FOLDERS, NAME
 
-MODEL = f"{NAME}/SynthTumourTrainer__nnUNetSmallPlans__3d_fullres"
+MODEL = f"{NAME}/SynthTumourTrainer__nnUNetTinyPlans__3d_fullres"
 SENIOR = "Dataset002_ToySenior"
-COMMAND = ("pseudolabel", "-d", "1", "-o", "2", "-p", "nnUNetSmallPlans", "-device", "cpu", "-np", "1")
+COMMAND = ("pseudolabel", "-d", "1", "-o", "2", "-p", "nnUNetTinyPlans", "-device", "cpu", "-np", "1")
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
     image = "imagesTr/case_000_0000.nii.gz"
     assert (raw / image).samefile(source / image)
 
-    plans = _json(pre / "nnUNetSmallPlans.json")
+    plans = _json(pre / "nnUNetTinyPlans.json")
     assert plans.pop("dataset_name") == SENIOR
-    before = _json(root / "nnUNet_preprocessed" / NAME / "nnUNetSmallPlans.json")
+    before = _json(root / "nnUNet_preprocessed" / NAME / "nnUNetTinyPlans.json")
     assert plans == {key: value for key, value in before.items() if key != "dataset_name"}
     for fold, (old, new) in enumerate(zip(splits_before, _json(pre / "splits_final.json"), strict=True)):
         assert set(old["val"]) == set(new["val"]) - set(UNLABELLED), fold
@@ -80,12 +80,12 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
         assert set(new["val"]) & set(UNLABELLED)
         assert not set(new["val"]) & set(new["train"])
 
-    data = "nnUNetSmallPlans_3d_fullres"
+    data = "nnUNetTinyPlans_3d_fullres"
     for file in ("case_000.b2nd", "case_000_seg.b2nd", "case_000.pkl", "case_004.b2nd"):
         assert (pre / data / file).samefile(root / "nnUNet_preprocessed" / NAME / data / file), file
     ours = nnUNetDatasetBlosc2(str(pre / data))
     assert sorted(ours.identifiers) == sorted(settings.roles)
-    manager = PlansManager(str(pre / "nnUNetSmallPlans.json"))
+    manager = PlansManager(str(pre / "nnUNetTinyPlans.json"))
     for case in ("case_000", "case_005"):
         files = [str(raw / "imagesTr" / f"{case}_0000.nii.gz")], str(raw / "labelsTr" / f"{case}.nii.gz")
         stock = DefaultPreprocessor(verbose=False).run_case(
@@ -97,7 +97,7 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
         assert {key: len(at) for key, at in properties["class_locations"].items()} == {
             key: len(at) for key, at in stock[2]["class_locations"].items()
         }
-    plans = _json(pre / "nnUNetSmallPlans.json") | {"continue_training": False}
+    plans = _json(pre / "nnUNetTinyPlans.json") | {"continue_training": False}
     trainer = nnUNetTrainer(plans, "3d_fullres", 0, _json(pre / "dataset.json"), torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 1, 1, 1
     trainer.run_training()
@@ -225,7 +225,7 @@ def test_regions_keep_their_order(root: Path) -> None:
             if name.endswith("bias"):
                 weights[1] -= 2
     torch.save(content, checkpoint)
-    done = pseudolabel(PseudoLabelOptions("1", 2, plans="nnUNetSmallPlans", device="cpu", processes=1))
+    done = pseudolabel(PseudoLabelOptions("1", 2, plans="nnUNetTinyPlans", device="cpu", processes=1))
     assert done.raw is not None
     assert set(np.unique(_labels(done.raw / "labelsTr" / "case_004.nii.gz"))) == {0, 1, 2, 3}
     volumes = _json(_work(root) / "cases" / "case_004.json")["ml_per_label"]
@@ -240,7 +240,7 @@ def test_a_case_with_nothing_left_is_set_aside(root: Path) -> None:
     shutil.copy(source / "imagesTr/case_000_0000.nii.gz.moved", source / "imagesTr/case_006_0000.nii.gz")
     (source / "imagesTr/case_000_0000.nii.gz.moved").rename(source / "imagesTr/case_000_0000.nii.gz")
     (source / "imagesTr/case_006_0000.nii.gz.moved").unlink()
-    done = pseudolabel(PseudoLabelOptions("1", 2, "Few", plans="nnUNetSmallPlans", device="cpu", processes=1))
+    done = pseudolabel(PseudoLabelOptions("1", 2, "Few", plans="nnUNetTinyPlans", device="cpu", processes=1))
     assert done.raw is not None
     assert done.raw.name == "Dataset002_Few"
     provenance = _json(done.raw / "synthtumour_provenance.json")

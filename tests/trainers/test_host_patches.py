@@ -18,7 +18,7 @@ HEALTHY, PATIENTS = ["case_000", "case_001"], ["case_006", "case_007"]
 
 def _loader(toy: Path, configuration: str, patch: tuple[int, ...]) -> tuple[HostPatchLoader, Any, Path]:
     folder = toy / "nnUNet_preprocessed" / NAME
-    plans = PlansManager(json.loads((folder / "nnUNetSmallPlans.json").read_text(encoding="utf-8")))
+    plans = PlansManager(json.loads((folder / "nnUNetTinyPlans.json").read_text(encoding="utf-8")))
     of = plans.get_configuration(configuration)
     cases = folder / of.data_identifier
     data = infer_dataset_class(str(cases))(str(cases), HEALTHY)
