@@ -73,7 +73,11 @@ class TrainingSettings:
         None, doc="compute convolutions in bfloat16 on a CPU; null: where it has instructions for that"
     )
     patience: int | None = setting(None, low=1, doc="epochs without a better shifted Dice before training ends")
-    seed: int | None = setting(None, low=0, doc="seed of all randomness; null draws one and logs it")
+    seed: int | None = setting(
+        None,
+        low=0,
+        doc="of what is random; trainers that register draw nnU-Net's own patches without it. null: another one every time",
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class ValidationSettings:
     )
     noise: Range = setting((0.1, 0.3), low=0.0, doc="standard deviation of the noise, for shift 'noise'")
     patches: int = setting(48, low=1, doc="number of fixed patches of each kind, shifted and in-distribution")
-    affected: float = setting(0.5, low=0.0, high=1.0, doc="share of patches and of whole volumes that carry a lesion")
+    affected: float = setting(
+        0.5, low=0.0, high=1.0, doc="share of patches that carry a lesion; in the final validation every volume does"
+    )
     seed: int = setting(20250, low=0, doc="seed of the fixed set")
 
 

@@ -26,6 +26,8 @@ class StructureGuide(nn.Module):
         self.network = network.requires_grad_(False)
         self.total_stride = total_stride(network.encoder)
         self.register_buffer("speaks", torch.tensor(False))
+        self.talking = False  # the same where no device has to be asked for it
+        self.register_load_state_dict_post_hook(lambda guide, _: guide.say(bool(guide.speaks)))
 
     @classmethod
     def from_plans(
@@ -58,7 +60,12 @@ class StructureGuide(nn.Module):
     def take(self, weights: Mapping[str, Tensor]) -> None:
         """Copy the weights of the segmentation network, and speak from now on."""
         self.network.load_state_dict(weights)
-        self.speaks.fill_(True)
+        self.say(True)
+
+    def say(self, something: bool) -> None:
+        """Speak from now on, or be silent."""
+        self.speaks.fill_(something)
+        self.talking = something
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
@@ -73,7 +80,7 @@ class StructureGuide(nn.Module):
 
     def foreground(self, image: Tensor) -> Tensor:
         """What `forward` says without the background; zeros as long as the guide is silent."""
-        if self.speaks:
+        if self.talking:
             return self(image)[:, 1:].to(image.dtype)
         labels = self.network.decoder.seg_layers[-1].out_channels
         return image.new_zeros(len(image), labels - 1, *image.shape[2:])

@@ -14,6 +14,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_synthtumour.atomic_files import complete
 from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
@@ -136,13 +137,16 @@ class AveragingTrainer(nnUNetTrainer):
         if self.optimizer_name() == "adamw":
             optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay)
             scheduler = PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
-        horizon = self.settings.training.averaging
-        if horizon is None:
-            horizon = horizon_of(self.num_epochs * self.num_iterations_per_epoch)
+        horizon = self.averaging_horizon()
         if horizon:
             optimizer = with_averages(optimizer, horizon)
             scheduler.optimizer = optimizer
         return optimizer, scheduler
+
+    def averaging_horizon(self) -> int:
+        """Iterations over which weights are averaged, 0 for none."""
+        wanted = self.settings.training.averaging
+        return horizon_of(self.num_epochs * self.num_iterations_per_epoch) if wanted is None else wanted
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         checkpoint = filename_or_checkpoint
@@ -155,7 +159,37 @@ class AveragingTrainer(nnUNetTrainer):
                 self.optimizer, self.lr_scheduler = self.configure_optimizers()
         super().load_checkpoint(filename_or_checkpoint)
 
+    def _average_as_wanted(self) -> None:
+        """After a checkpoint of a training with another `training.averaging`."""
+        for group in self.optimizer.param_groups:
+            if isinstance(self.optimizer, Averaging):
+                group["horizon"] = self.averaging_horizon()
+                group.setdefault("steps", 0)
+                group.setdefault("averaged", False)
+            elif group.pop("averaged", False):  # what was trained goes on, not its average
+                with torch.no_grad():
+                    for p in group["params"]:
+                        if "average" in self.optimizer.state.get(p, {}):
+                            p.copy_(self.optimizer.state[p].pop("average"))
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's checkpoint takes its name when it is complete: a kill or a full disk leaves the one before."""
+        if self.local_rank or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with complete(Path(filename)) as scratch:
+            super().save_checkpoint(str(scratch))
+            written = torch.load(scratch, map_location="cpu", weights_only=False)
+            more = self.complete_checkpoint(written)
+            if more is not written:
+                torch.save(more, scratch)
+
+    def complete_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What a trainer adds to nnU-Net's checkpoint."""
+        return checkpoint
+
     def on_train_epoch_start(self) -> None:
+        self._average_as_wanted()
         self._use_average(False)
         super().on_train_epoch_start()
 

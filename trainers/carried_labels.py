@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.atomic_files import complete
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.registration.anatomy import one_hot
+from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.mind import mind_ssc
 from nnunet_synthtumour.registration.windows import gaussian_smooth
 from nnunet_synthtumour.trainers.whole_grids import OUTSIDE, Grid
@@ -20,6 +23,7 @@ from nnunet_synthtumour.trainers.whole_grids import OUTSIDE, Grid
 SHARPNESS = 8.0  # how fast a source loses its say where it looks unlike the target, per typical difference
 NEIGHBOURHOOD = 2.0  # voxels over which likeness is judged
 REPORT = "carried_labels.json"
+ABSTAINS = -2  # a source's vote where its annotator ignored what there is
 
 
 class Carried(NamedTuple):
@@ -39,13 +43,30 @@ def unlikeness(warped: Tensor, target: Tensor) -> Tensor:
     return gaussian_smooth(torch.stack(different).mean(0), NEIGHBOURHOOD)
 
 
-def fuse(labels: Sequence[Tensor], differences: Sequence[Tensor], classes: int) -> Carried:
-    """Votes of the warped `labels` (X, Y, Z), each weighted by exp(-SHARPNESS difference / typical difference)."""
+def vote(seg: Tensor, u: Tensor, classes: int) -> Tensor:
+    """Labels (1, 1, X, Y, Z) as the displacement carries them, (X, Y, Z) on the CPU; those above all `classes` are the
+    ignore label."""
+    labels = warp(one_hot(seg.clamp(min=0), classes), u)[0].argmax(0)
+    ignored = (seg >= classes).float()
+    if ignored.any():
+        labels = labels.masked_fill(warp(ignored, u)[0, 0] > 0.5, ABSTAINS)
+    return labels.short().cpu()
+
+
+def fuse(
+    labels: Sequence[Tensor], differences: Sequence[Tensor], classes: int, ignore: int | None = None
+) -> Carried:  # fmt: skip
+    """Votes of the warped `labels` (X, Y, Z), each weighted by exp(-SHARPNESS difference / typical difference).
+
+    Where most abstain, the label is `ignore`, if there is one.
+    """
     typical = torch.stack([d.mean() for d in differences]).mean().clamp(min=1e-9)
     weights = torch.stack([torch.exp(-SHARPNESS * d / typical) for d in differences])
     weights = (weights + 1e-6) / (weights + 1e-6).sum(0)
     votes = torch.stack([sum(w * (one == c) for w, one in zip(weights, labels, strict=True)) for c in range(classes)])
     agreement, best = votes.max(0)
+    if ignore is not None:
+        best = best.masked_fill(votes.sum(0) < 0.5, ignore)
     return Carried(best.to(torch.int16), agreement.float(), (weights * torch.stack(list(differences))).sum(0))
 
 
@@ -92,10 +113,26 @@ def dataset_with_carried_labels(base: type[Any], folder: Path) -> type[Any]:
             file = folder / f"{identifier}_seg.npy"
             if file.is_file():
                 seg = np.load(file, mmap_mode="r")
+                if seg.shape[1:] != data.shape[1:]:
+                    raise UserError(
+                        f"{file} has the shape {seg.shape[1:]}, but the preprocessed case {data.shape[1:]}: it belongs to "
+                        f"another preprocessing; remove {folder} and train again."
+                    )
                 properties = {**properties, "class_locations": read_locations(folder, identifier)}
             return data, seg, seg_prev, properties
 
+        def __reduce__(self) -> tuple[Any, ...]:
+            return rebuilt, (dataset_with_carried_labels, base, folder, self.__dict__)
+
     return DatasetWithCarriedLabels
+
+
+def rebuilt(make: Callable[[type[Any], Path], type[Any]], base: type[Any], folder: Path, state: dict[str, Any]) -> Any:
+    """A dataset of a class that a function made: such classes cannot be pickled for a spawned worker themselves."""
+    kind = make(base, folder)
+    dataset = kind.__new__(kind)
+    dataset.__dict__.update(state)
+    return dataset
 
 
 def is_complete(folder: Path, about: dict[str, Any] | None = None) -> bool:

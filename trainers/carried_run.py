@@ -59,6 +59,15 @@ def digest(state: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def digest_of(cases: Any, names: Sequence[str]) -> str:
+    """Of the images and labels of some of the `cases`: what was carried from others is not theirs."""
+    found = hashlib.sha256()
+    for name in names:
+        for part in cases[name]:
+            found.update(f"{name} {tuple(part.shape)}".encode() + part.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 def _begin(scratch: Path, mark: dict[str, Any]) -> None:
     file, wanted = scratch / MARK, json.dumps(mark, sort_keys=True)
     if file.is_file() and file.read_text(encoding="utf-8") == wanted:

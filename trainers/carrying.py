@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.carried_appearance import corrected
-from nnunet_synthtumour.registration.anatomy import one_hot
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import (
     REGULARITY_WEIGHTS,
@@ -19,7 +18,7 @@ from nnunet_synthtumour.registration.instance import (
     optimise,
 )
 from nnunet_synthtumour.settings import CrossModalSettings, RegistrationSettings
-from nnunet_synthtumour.trainers.carried_labels import Carried, fuse, unlikeness
+from nnunet_synthtumour.trainers.carried_labels import Carried, fuse, unlikeness, vote
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 from nnunet_synthtumour.trainers.whole_grids import OUTSIDE
 
@@ -48,8 +47,7 @@ class LabelCarrier:
             whole = self.images[source]
             moving = whole.match()[None].to(self.device)
             u = self.field(moving, fixed)
-            seg = one_hot(whole.seg[None].clamp(min=0).to(self.device), self.classes)
-            labels.append(warp(seg, u)[0].argmax(0).short().cpu())
+            labels.append(vote(whole.seg[None].to(self.device), u, self.classes))
             differences.append(unlikeness(warp(moving, u), fixed)[0, 0].cpu())
         return self._corrected(fuse(labels, differences, self.classes), target)
 

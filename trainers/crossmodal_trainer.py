@@ -23,7 +23,7 @@ from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest
 from nnunet_synthtumour.trainers.carrying import LabelCarrier
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
 from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
-from nnunet_synthtumour.trainers.deepatlas_progress import unmeasured
+from nnunet_synthtumour.trainers.deepatlas_progress import measured, unmeasured
 from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.image_pairs import PairLoader
@@ -214,10 +214,10 @@ class CrossModalTrainer(DeepAtlasTrainer):
         if stage == ALONE:
             pair = on_device(batch, self.device)
             losses |= self.registration_step(pair, joint=False)
-            return losses | (self.pretraining_step(pair) if self.settings.crossmodal.pretrain else {})
+            return measured(losses | (self.pretraining_step(pair) if self.settings.crossmodal.pretrain else {}))
         if stage == TOGETHER:
             losses |= self.registration_step(self.next_pair(), joint=True)
-        return losses | self.segmentation_step(batch, None)
+        return measured(losses | self.segmentation_step(batch, None))
 
     def pretraining_step(self, pair: dict[str, Any]) -> dict[str, Any]:
         """The segmenter learns shapes from source images warped to their targets, before any target has labels."""
@@ -229,7 +229,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         with self.precision():
             loss = self.loss(self.network(image), target)
         self.update(loss)
-        return {"loss": loss.detach().cpu().numpy()}
+        return {"loss": loss.detach()}
 
     def objective(self) -> RegistrationObjective:
         """At full and half resolution, and both directions undo each other."""

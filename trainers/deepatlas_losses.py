@@ -35,7 +35,7 @@ def manual(side: dict[str, Any], classes: int) -> Anatomy:
     seg = side["seg"]
     weight = ((seg >= 0) & (seg < classes)).float()
     weight[seg < 0] = 1.0  # outside of the image is background
-    return Anatomy(one_hot(seg.clamp(min=0), classes), weight, side["labelled"])
+    return Anatomy(one_hot(seg.clamp(min=0), classes), weight, torch.as_tensor(side["labelled"], device=seg.device))
 
 
 def manual_or_predicted(side: dict[str, Any], classes: int, predicted: Tensor | None) -> Anatomy:
@@ -43,7 +43,7 @@ def manual_or_predicted(side: dict[str, Any], classes: int, predicted: Tensor | 
     given = manual(side, classes)
     if predicted is None:
         return given
-    chosen = side["labelled"].reshape(-1, *[1] * (predicted.ndim - 1))
+    chosen = given.known.reshape(-1, *[1] * (predicted.ndim - 1))
     return Anatomy(torch.where(chosen, given.values, predicted.float()),
                    torch.where(chosen, given.weight, torch.ones_like(given.weight)),
                    torch.ones_like(given.known))  # fmt: skip

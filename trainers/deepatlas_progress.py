@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nnunet_synthtumour.trainers.more_curves import MoreCurves
 
@@ -16,6 +17,11 @@ REGISTRATION_CURVES = ("dice_before", "dice_after", "folds_percent")
 def unmeasured() -> dict[str, Any]:
     """What a training step puts out, all NaN: the losses of both networks."""
     return {"loss": np.array(np.nan), **{key.removesuffix("_loss"): np.array(np.nan) for key in LOSSES}}
+
+
+def measured(losses: dict[str, Any]) -> dict[str, Any]:
+    """All losses as nnU-Net collects them: moved at the end of a step, so that nobody waits for the device within it."""
+    return {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in losses.items()}
 
 
 class RegistrationLogger(MoreCurves):

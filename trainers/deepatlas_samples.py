@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunet_synthtumour.registration.fields import warp
@@ -21,7 +20,7 @@ def taught_samples(
     samples: list[tuple[Tensor, Tensor]] = []
     weights: list[float] = []
     for source, other, field in (("moving", "fixed", forward), ("fixed", "moving", backward)):
-        for i in torch.nonzero(pair[source]["labelled"]).flatten().tolist():
+        for i in [i for i, known in enumerate(pair[source]["labelled"]) if known]:
             u = field[i : i + 1]
             labels = warp(pair[source]["seg"][i : i + 1].float(), u, "nearest").short()[0]
             if carried and not pair[other]["labelled"][i]:

@@ -18,11 +18,11 @@ from nnunet_synthtumour.registration.model_files import save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
-from nnunet_synthtumour.trainers.carried_run import carry_to_all
+from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest_of
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.case_splits import restrict
 from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, with_fitted
-from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger, unmeasured
+from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger, measured, unmeasured
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
 from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registration_steps, stage_of
 from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted
@@ -167,6 +167,8 @@ class DeepAtlasTrainer(AveragingTrainer):
     def fit_labels(self, cases: WholeCases, labelled: list[str]) -> None:
         """Labels for all unlabelled cases, in `carried_folder`; those of an earlier run with the same settings are kept."""
         mark = {"labelled": labelled, "unlabelled": self.fitted_to, "plans": self.plans_manager.plans_name,
+                "spacing": list(self.configuration_manager.spacing), "images": digest_of(cases, labelled),
+                "normalisation": list(self.configuration_manager.normalization_schemes),
                 "configuration": self.configuration_name, "iterations": self.settings.deepatlas.fitted,
                 "sources": self.settings.deepatlas.sources,
                 "registration": dataclasses.asdict(self.settings.registration)}  # fmt: skip
@@ -175,7 +177,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         self.print_to_log_file("Fitting labelled images to all others")
         fitting = Fitting(
             LabelFitter(cases, self.settings.registration, self.settings.deepatlas.fitted, self.classes,
-                        self.configuration_manager.spacing, self.device),
+                        self.configuration_manager.spacing, self.device, self.label_manager.ignore_label),
             self.carried_writer(cases.dataset, cases.grid, NO_LABEL), labelled, self.settings.deepatlas.sources,
         )  # fmt: skip
         carry_to_all(
@@ -231,7 +233,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         # a registration network that has learnt nothing yet has nothing to teach
         teaches = stage == JOINT or (stage == TAUGHT and not self.fitted_to)
         pair = self.next_pair() if teaches else None
-        return losses | self.segmentation_step(batch, pair)
+        return measured(losses | self.segmentation_step(batch, pair))
 
     def registration_step(self, pair: dict[str, Any], joint: bool) -> dict[str, Any]:
         """Both directions of a pair; once segmentation is of use, its predictions stand in where labels are missing."""
@@ -244,7 +246,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         predicted = [self.stand_in(side, seen) if joint else None for side, seen in sides]
         loss, terms = self.objective()(self.registration, output, pair, predicted)
         self.registration.step(loss)
-        return {key: value.detach().cpu().numpy() for key, value in terms._asdict().items()}
+        return {key: value.detach() for key, value in terms._asdict().items()}
 
     def objective(self) -> RegistrationObjective:
         """What the registration network minimises."""
@@ -256,13 +258,15 @@ class DeepAtlasTrainer(AveragingTrainer):
         samples, weights = ([], []) if pair is None else self.taught_samples(pair)
         with self.precision():
             supervised = self.loss(self.network(batch["data"]), batch["target"])
-            total, carried = supervised, supervised.detach() * np.nan
-            if samples:
-                image, labels = self.patches.batch(samples)
-                carried = self.loss(self.network(image), labels)
-                total = supervised + float(np.mean(weights)) * carried
+            total, carried = supervised, supervised.detach() * (0 if samples else np.nan)
+            for weight in sorted(set(weights)):
+                image, labels = self.patches.batch(
+                    [one for one, its in zip(samples, weights, strict=True) if its == weight]
+                )
+                part = self.loss(self.network(image), labels) * (weights.count(weight) / len(weights))
+                total, carried = total + weight * part, carried + part.detach()
         self.update(total)
-        return {"loss": supervised.detach().cpu().numpy(), "carried": carried.detach().cpu().numpy()}
+        return {"loss": supervised.detach(), "carried": carried.detach()}
 
     def update(self, loss: Tensor) -> None:
         """A step of the segmentation network, as nnU-Net takes it."""
@@ -272,7 +276,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         """(image, labels) of whole grids with their weights: labels carried to the other image, and warped images."""
         assert self.registration is not None
         moving, fixed = pair["moving"], pair["fixed"]
-        if not (moving["labelled"].any() or fixed["labelled"].any()):
+        if not any([*moving["labelled"], *fixed["labelled"]]):
             return [], []
         fields = self.registration.register(moving["match"], fixed["match"], self.precision())
         settings = self.settings.deepatlas
@@ -349,15 +353,10 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     # ------------------------------------------------------------------------------------------- checkpoints
 
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint with the registration network, its optimiser and its scaler beside."""
-        super().save_checkpoint(filename)
+    def complete_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """With the registration network, its optimiser and its scaler beside."""
         assert self.registration is not None
-        if self.local_rank == 0 and not self.disable_checkpointing:
-            checkpoint = torch.load(filename, map_location="cpu", weights_only=False)
-            unfinished = f"{filename}.unfinished"
-            torch.save({**checkpoint, "registration": self.registration.state()}, unfinished)
-            Path(unfinished).replace(filename)
+        return {**checkpoint, "registration": self.registration.state()}
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)

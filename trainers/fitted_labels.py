@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_synthtumour.registration.anatomy import one_hot
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import (
     REGULARITY_WEIGHTS,
@@ -31,7 +30,9 @@ from nnunet_synthtumour.trainers.carried_labels import (
     dataset_with_carried_labels,
     fuse,
     read_locations,
+    rebuilt,
     unlikeness,
+    vote,
     write_case,
 )
 
@@ -48,7 +49,7 @@ class Fitted(NamedTuple):
 
 
 class LabelFitter:
-    """`cases` gives a `Whole` by case, all on one grid of `spacing` mm."""
+    """`cases` gives a `Whole` by case, all on one grid of `spacing` mm; `ignore` is the ignore label, if there is one."""
 
     def __init__(
         self,
@@ -58,8 +59,9 @@ class LabelFitter:
         classes: int,
         spacing: Sequence[float],
         device: torch.device,
+        ignore: int | None = None,
     ) -> None:
-        self.cases, self.classes, self.device = cases, classes, device
+        self.cases, self.classes, self.device, self.ignore = cases, classes, device, ignore
         self.spacing = tuple(float(mm) for mm in spacing)
         similarity = cast(Similarity, settings.similarity)
         self.wanted = InstanceSettings(
@@ -89,12 +91,12 @@ class LabelFitter:
             with torch.enable_grad():
                 u = optimise(moving, fixed, self.wanted, self.spacing).displacement
             seg = whole.seg[None].clamp(min=0).to(self.device)
-            labels.append(warp(one_hot(seg, self.classes), u)[0].argmax(0).short().cpu())
+            labels.append(vote(seg, u, self.classes))
             differences.append(unlikeness(warp(moving, u), fixed)[0, 0].cpu())
             if not warped:
                 image = warp(whole.image[None].to(self.device), u)[0].cpu()
                 warped = [image, warp(seg.float(), u, "nearest")[0].short().cpu()]
-        return Fitted(fuse(labels, differences, self.classes), *warped)
+        return Fitted(fuse(labels, differences, self.classes, self.ignore), *warped)
 
     def _match(self, case: str) -> Tensor:
         return self.cases[case].match()[None].to(self.device)
@@ -116,5 +118,8 @@ def dataset_with_fitted(base: type[Any], folder: Path) -> type[Any]:
             data = np.load(folder / f"{identifier}_image.npy", mmap_mode="r")
             seg = np.load(folder / f"{identifier}_seg.npy", mmap_mode="r")
             return data, seg, None, {"class_locations": read_locations(folder, identifier)}
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return rebuilt, (dataset_with_fitted, base, folder, self.__dict__)
 
     return DatasetWithFitted

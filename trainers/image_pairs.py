@@ -24,7 +24,7 @@ class PairLoader(DataLoader):
     image (B, C, X, Y, Z)   as nnU-Net normalised it, for the segmentation network
     match (B, C, X, Y, Z)   the same scaled to 0 ... 1 and dark outside, for the registration network and the similarity
     seg (B, 1, X, Y, Z)     labels; -1 outside of the image, the ignore label everywhere in unlabelled cases
-    labelled (B,)           bool
+    labelled                B times whether the labels are known
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class PairLoader(DataLoader):
                 "image": torch.stack([whole.image for whole, _ in samples]),
                 "match": torch.stack([whole.match() for whole, _ in samples]),
                 "seg": torch.stack([whole.seg for whole, _ in samples]),
-                "labelled": torch.tensor([known for _, known in samples]),
+                "labelled": [known for _, known in samples],
                 "case": [pair[side] for pair, _ in pairs],
             }
         return sides
@@ -80,6 +80,10 @@ class PairLoader(DataLoader):
 def started(loader: PairLoader, seed: int | None, rank: int, first_epoch: int, pin_memory: bool) -> Any:
     """Batches from processes of their own, a quarter as many as nnU-Net has for patches; from this one where it has none."""
     workers = get_allowed_n_proc_DA()
+    if seed is not None:  # what this process draws, and what nnU-Net's workers inherit
+        drawn = worker_seeds(seed, rank, first_epoch, 2)
+        np.random.seed(drawn[0] ^ 2)
+        torch.manual_seed(drawn[1] ^ 2)
     if workers == 0:
         return SingleThreadedAugmenter(loader, None)
     mine = max(1, workers // 4)

@@ -49,12 +49,17 @@ class RegistrationLearner:
             patch_size=tuple(int(n) for n in configuration.patch_size),
         )
         self.bare: nn.Module = self.architecture.build().to(device)
-        self.network: Any = torch.compile(self.bare) if compiled else self.bare
+        self._alone: Any = torch.compile(self.bare) if compiled else self.bare
+        self.network: Any = self._alone
         if rank is not None:
-            self.network = DistributedDataParallel(self.network, device_ids=None if device.type == "cpu" else [rank])
+            self.among_ranks(None if device.type == "cpu" else [rank])
         self.learnt = [p for p in self.bare.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.learnt, settings.initial_lr)
         self.grad_scaler = torch.amp.GradScaler("cuda") if device.type == "cuda" else None
+
+    def among_ranks(self, devices: list[int] | None) -> None:
+        """Gradients are averaged over the processes; each makes its guide anew, from the same averaged weights."""
+        self.network = DistributedDataParallel(self._alone, device_ids=devices, broadcast_buffers=False)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """nnU-Net's polynomial decay."""
@@ -77,11 +82,11 @@ class RegistrationLearner:
     def register(
         self, moving: Tensor, fixed: Tensor, precision: AbstractContextManager[Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Displacement moving -> fixed and its inverse, for use, not for training."""
+        """Displacement moving -> fixed and its inverse, for use, not for training; other ranks need not take part."""
         self.network.eval()
         with torch.no_grad():
             with precision or nullcontext():
-                velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
+                velocities, _ = self.velocities_and_graph_loss(self._alone(moving, fixed))
             both = self._net.displacements(velocities[0], moving.shape[2:])
         self.network.train()
         return both
@@ -90,7 +95,7 @@ class RegistrationLearner:
         """The finest velocity, for use, not for training."""
         self.network.eval()
         with torch.no_grad():
-            velocities, _ = self.velocities_and_graph_loss(self.network(moving, fixed))
+            velocities, _ = self.velocities_and_graph_loss(self._alone(moving, fixed))
         self.network.train()
         return velocities[0]
 
@@ -98,7 +103,7 @@ class RegistrationLearner:
     def guide(self) -> StructureGuide | None:
         """What tells the network where structures lie, once it has something to say."""
         guide = self._net.guide
-        return guide if guide is not None and guide.speaks else None
+        return guide if guide is not None and guide.talking else None
 
     @property
     def _net(self) -> Any:

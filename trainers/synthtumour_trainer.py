@@ -238,6 +238,11 @@ class SynthTumourTrainer(AveragingTrainer):
         return patience is not None and bool(curve) and len(curve) - 1 - int(np.argmax(curve)) >= patience
 
     def run_training(self) -> None:
+        if self.current_epoch and self.patience_is_exhausted():  # ended before; --c only does its validation again
+            self.print_to_log_file("Patience was exhausted before: nothing is trained.")
+            if not (Path(self.output_folder) / "checkpoint_final.pth").is_file():
+                self.on_train_end()
+            return
         try:
             super().run_training()
         except _PatienceExhausted:

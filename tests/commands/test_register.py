@@ -121,7 +121,7 @@ def test_a_model_takes_the_place_of_the_optimisation(files, structures) -> None:
     network = stored.build()
     torch.nn.init.normal_(network.head.weight, std=1.0)
     if network.guide is not None:
-        network.guide.speaks.fill_(True)
+        network.guide.say(True)
     save_model(files / "model", stored, network)
     assert register(files, files / "net", "--model", str(files / "model"), "--iterations", "0", "--affine", "none") == 0
     report = json.loads((files / "net" / "report.json").read_text(encoding="utf-8"))

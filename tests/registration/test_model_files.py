@@ -15,7 +15,7 @@ def test_a_network_comes_back_with_its_limits_its_guide_and_its_answers(tmp_path
     stored = Architecture(network, *architecture(), options=options, spacing=(1, 1, 2))
     written = stored.build()
     if written.guide is not None:
-        written.guide.speaks.fill_(True)
+        written.guide.say(True)
     torch.nn.init.normal_(written.head.weight, std=0.1)
     save_model(tmp_path / "model", stored, written)
     read, described = load_model(tmp_path / "model")

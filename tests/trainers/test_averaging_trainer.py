@@ -74,3 +74,42 @@ def test_mirroring_of_training_and_prediction_can_be_turned_off(
     loader, _ = trainer.get_dataloaders()
     assert torch.isfinite(next(loader)["data"]).all()
     assert trainer.inference_allowed_mirroring_axes == axes
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0), (0, None), (10, 20)])
+def test_a_training_goes_on_with_another_averaging(toy: Path, before: int | None, after: int | None) -> None:
+    begun = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "averaging": before}, validation={"patches": 4})
+    begun.run_training()
+    file = str(Path(begun.output_folder) / "checkpoint_final.pth")
+    trained = [p.detach().clone() for p in begun.network.parameters()]
+    if before != 0:
+        trained = [
+            begun.optimizer.state.get(p, {}).get("average", p).detach().clone() for p in begun.network.parameters()
+        ]  # exchanged at the end
+    on = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": 3, "averaging": after},
+                      validation={"patches": 4}, resume=True)  # fmt: skip
+    on.load_checkpoint(file)
+    on.on_train_epoch_start()
+    for was, now in zip(trained, on.network.parameters(), strict=True):
+        assert torch.equal(was, now)
+    if after == 20:
+        assert {group["horizon"] for group in on.optimizer.param_groups} == {20}
+    on.train_step(next(on.dataloader_train) if on.dataloader_train else next(on.get_dataloaders()[0]))
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, training=SHORT)
+    trainer.initialize()
+    file = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    good = file.read_bytes()
+
+    def torn(value: object, where: str) -> None:
+        Path(where).write_bytes(b"torn")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_bytes() == good
+    assert [f.name for f in file.parent.glob("*checkpoint*")] == [file.name]

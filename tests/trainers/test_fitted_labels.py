@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.registration.metrics import dice
 from nnunet_synthtumour.settings import RegistrationSettings
+from nnunet_synthtumour.trainers.carried_labels import write_case
 from nnunet_synthtumour.trainers.fitted_labels import WARPED, LabelFitter, dataset_with_fitted, write_warped
 from nnunet_synthtumour.trainers.whole_grids import Whole
 
@@ -60,3 +64,27 @@ def test_a_warped_image_is_read_as_a_case(tmp_path: Path) -> None:
     assert np.allclose(image, fitted.image, atol=1e-2) and np.array_equal(seg, fitted.labels)
     assert properties["class_locations"] == {1: [[0, 1, 2, 3]]}
     assert dataset.load_case("a")[0].shape == (1, 2, 2, 2)
+
+
+def test_datasets_with_fitted_labels_reach_spawned_workers(tmp_path: Path) -> None:
+    fitted = _fitter(1).fit("b", ["a"])
+    write_warped(tmp_path, "b", fitted, {1: [[0, 1, 2, 3]]})
+    dataset = pickle.loads(pickle.dumps(dataset_with_fitted(_Stored, tmp_path)("", [f"{WARPED}b", "a"])))
+    assert dataset.identifiers == [f"{WARPED}b", "a"]
+    assert dataset.load_case(f"{WARPED}b")[1].shape == (1, 20, 24, 18)
+
+
+def test_what_an_annotator_ignored_is_not_carried_as_background() -> None:
+    whole = CASES["a"]
+    partly = whole.seg.clone()
+    partly[:, :, :, 9:] = 2  # above both classes: the ignore label
+    fitter = LabelFitter({"a": Whole(whole.image, partly), "b": whole}, RegistrationSettings(), 1, 2, (1, 1, 1),
+                         torch.device("cpu"), ignore=2)  # fmt: skip
+    labels = fitter.fit("b", ["a"]).carried.labels
+    assert (labels[:, :, 11:] == 2).all() and set(labels[:, :, :7].unique().tolist()) == {0, 1}
+
+
+def test_labels_of_another_preprocessing_are_refused(tmp_path: Path) -> None:
+    write_case(tmp_path, "a", np.zeros((1, 3, 2, 2), np.int16), {})
+    with pytest.raises(UserError, match="belongs to another preprocessing; remove"):
+        dataset_with_fitted(_Stored, tmp_path)("", ["a"]).load_case("a")

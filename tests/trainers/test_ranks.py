@@ -47,7 +47,7 @@ class BothOnCpu:
         self.is_ddp, self.batch_size = True, batch_size
         self.loss = self._build_loss()  # among ranks, each output counts a little
         self.network = DistributedDataParallel(self.network)
-        self.registration.network = DistributedDataParallel(self.registration.bare)
+        self.registration.among_ranks(None)
 
 
 class DeepAtlasOnCpu(BothOnCpu, DeepAtlasTrainer): ...
@@ -59,7 +59,7 @@ class CrossModalOnCpu(BothOnCpu, CrossModalTrainer): ...
 UNLABELLED = dict.fromkeys([f"case_{i:03d}" for i in range(4)], "unlabelled")
 OF_TRAINER: dict[str, tuple[type, dict[str, Any]]] = {
     "DeepAtlas": (DeepAtlasOnCpu, {"roles": {**UNLABELLED, "case_006": "labelled", "case_007": "labelled"},
-                                   "deepatlas": {"alone": 0.5, "taught": 0.0, "fitted": 5, "pairs": [0, 1, 1, 0]}}),
+                                   "deepatlas": {"alone": 0.5, "taught": 0.0, "fitted": 5, "pairs": [0, 0.3, 0.3, 0.4]}}),
     "CrossModal": (CrossModalOnCpu, {"roles": UNLABELLED, "source": {"dataset": "2"},
                                      "crossmodal": {"alone": 0.5, "network": "unet", "refine": 0}}),
 }  # fmt: skip
@@ -70,10 +70,11 @@ def _train(rank: int, world: int, name: str, toy: str, out: str, port: int) -> N
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     kind, settings = OF_TRAINER[name]
-    training = {"epochs": 2, "iterations": 2, "seed": 1}
+    training = {"epochs": 2, "iterations": 4, "seed": 1}
     trainer = make_trainer(Path(toy), kind, fold="all", training=training, **settings)
     trainer.num_val_iterations_per_epoch = 1
     trainer.run_training()
+    trainer.perform_actual_validation()  # pairs are registered by the first rank alone
     log = trainer.logger.local_logger.my_fantastic_logging
     found = {
         "segmenter": digest(trainer.network.module.state_dict()),
@@ -146,7 +147,8 @@ def test_two_ranks_keep_the_same_two_networks(name: str, two: Path, tmp_path: Pa
     similarity, carried, train, *_ = found["log"]
     assert np.isfinite(similarity[0]) and np.isfinite(train[-1])
     if name == "DeepAtlas":
-        assert np.isfinite(carried[-1])
+        assert np.isfinite(carried[-1])  # though some pairs of a rank have no labelled image
+        assert (Path(found["folder"]) / "registration.pth").is_file()
     else:  # each rank carried its share of the labels
         folder = Path(found["folder"]) / "carried_labels"
         report = json.loads((folder / "carried_labels.json").read_text(encoding="utf-8"))

@@ -129,8 +129,13 @@ def test_patience_ends_training_cleanly_and_resumably(toy: Path, monkeypatch: py
     monkeypatch.setattr(trainer, "on_validation_epoch_end", log_falling)
     trainer.run_training()
     assert trainer.current_epoch == 2
-    checkpoint = torch.load(Path(trainer.output_folder) / "checkpoint_final.pth", weights_only=False)
-    assert checkpoint["current_epoch"] == 2
+    file = Path(trainer.output_folder) / "checkpoint_final.pth"
+    assert torch.load(file, weights_only=False)["current_epoch"] == 2
+    written = file.read_bytes()
+    again = _short(make_trainer(toy, SynthTumourTrainer, training={"patience": 1}, resume=True), epochs=9, iterations=1)
+    again.load_checkpoint(str(file))
+    again.run_training()  # as nnUNetv2_train --c does for a validation that was interrupted
+    assert again.current_epoch == 2 and file.read_bytes() == written
 
 
 def test_the_same_seed_gives_the_same_curve(toy: Path) -> None:
