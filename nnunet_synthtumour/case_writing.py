@@ -22,12 +22,16 @@ ENDING = ".nii.gz"
 
 @dataclass(frozen=True)
 class Destination:
-    """Where cases are written, and how. `ignore` is the value of the ignore label."""
+    """Where cases are written, and how. `ignore` is the value of the ignore label.
+
+    `binary_truth`: all that a label file of test images marks is the one label, 1.
+    """
 
     folder: Path
     channels: tuple[str, ...]
     ignore: int
     copy: bool
+    binary_truth: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ def write_case(case: Case, to: Destination) -> Written:
         return Written(case.name, None, 1.0, {})
     arrays = [sitk.GetArrayFromImage(image).astype(np.float32) for image in images]
     given = None if case.mask is None else sitk.GetArrayFromImage(read_image(case.mask))
+    if given is not None and case.role == TEST and to.binary_truth:
+        given = (given != 0).astype(np.uint8)
     labels, host = _label_map(case.role, arrays, given, to.ignore)
     written = sitk.GetImageFromArray(labels)
     written.CopyInformation(images[0])

@@ -18,7 +18,7 @@ from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnune
 from nnunet_synthtumour.dataset_labels import IGNORE, check_named, dataset_labels
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import FOREGROUND
-from nnunet_synthtumour.image_checks import check_case, check_together, complain
+from nnunet_synthtumour.image_checks import check_case, check_together, check_truth, complain
 from nnunet_synthtumour.image_files import size_on_disk
 from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
 from nnunet_synthtumour.intensities import uses_mask
@@ -61,13 +61,21 @@ def prepare(options: PrepareOptions) -> Path:
     with CasePool(options.processes) as pool:
         cases = pool.map(partial(check_case, known_labels=known), cases, "checking")
         training = [case for case in cases if case.role != TEST]
+        tests = [case for case in cases if case.role == TEST]
         check_together(training)
-        check_together([case for case in cases if case.role == TEST])
+        check_together(tests)
         complain(cases)
         labels = dataset_labels(options.label_names, training)
+        declared = _declared(labels, options)
+        binary = len(declared) == 1 and not options.label_names
+        if binary:
+            _say_what_becomes_tumour(tests)
+        else:
+            check_truth(tests, declared)
+            complain(cases)
         _check_space(raw, cases, options.copy)
         with _scratch(target) as scratch:
-            to = Destination(scratch, options.channels, labels.get(IGNORE, 0), options.copy)
+            to = Destination(scratch, options.channels, labels.get(IGNORE, 0), options.copy, binary)
             written = pool.map(partial(write_case, to=to), cases, "writing")
             dataset_json = _dataset_json(options, labels, training, written[: len(training)])
             (scratch / "dataset.json").write_text(json.dumps(dataset_json, indent=1), encoding="utf-8")
@@ -158,6 +166,21 @@ def _collect_test(options: PrepareOptions) -> list[Case]:
     if options.test_labels is not None:
         add_masks(cases, options.test_labels, "the label file")
     return cases
+
+
+def _declared(labels: Mapping[str, int], options: PrepareOptions) -> set[int]:
+    """The values that the truth of test images may have; an ignore label only where the user named it."""
+    return {value for name, value in labels.items() if value and (name != IGNORE or IGNORE in options.label_names)}
+
+
+def _say_what_becomes_tumour(tests: Sequence[Case]) -> None:
+    """Where there is one label that nobody named, all that a truth marks is that label, whatever its values."""
+    other = sorted({value for case in tests for value in case.label_values} - {0, 1})
+    if other:
+        print(
+            f"The label files of the test images hold {', '.join(map(str, other[:12]))}; there is one label, so all that "
+            "is not 0 counts as it (labelsTs has 1 there). Name several labels with --label to tell them apart."
+        )
 
 
 def _check_space(raw: Path, cases: Sequence[Case], copy: bool) -> None:

@@ -27,6 +27,7 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
 from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import DonorSettings
+from nnunet_synthtumour.volumes import millilitres, radius_of
 
 FORMAT = 1
 OUTSIDE = -1  # what nnU-Net writes outside of the image
@@ -62,6 +63,8 @@ def build_bank(
         "transpose_forward": [int(i) for i in transpose_forward],
         "held_out": sorted(held_out),
     }
+    if len(spacing) == 2:
+        stated["volumes"] = "of balls"  # banks of 2D images that an older version made are built anew
     inputs = _digest_of_inputs(folder, cases, stated)
     if _is_built(out, inputs):
         return DonorBank.open(out)
@@ -118,7 +121,7 @@ class _Cutter:
         voxel = raw_mm[:1] + list(self.spacing) if len(self.spacing) == 2 else list(self.spacing)
         tumour, unsure = np.isin(seg, self.labels), seg == self.ignore_label
         pieces, n = ndimage.label(tumour, np.ones((3,) * seg.ndim))
-        ml = np.bincount(pieces.ravel(), minlength=n + 1)[1:] * np.prod(voxel) / 1000
+        ml = [millilitres(int(size), seg.shape, voxel) for size in np.bincount(pieces.ravel(), minlength=n + 1)[1:]]
         wanted = [i + 1 for i in range(n) if ml[i] >= self.smallest_ml]
         if not wanted:
             return
@@ -154,8 +157,8 @@ class _Cutter:
                 case=case,
                 component=component,
                 held_out=held_out,
-                ml=float(ml[component - 1]),
-                radius_mm=float((750 * ml[component - 1] / np.pi) ** (1 / 3)),
+                ml=ml[component - 1],
+                radius_mm=radius_of(ml[component - 1]),
                 labels=tuple(int(v) for v in np.unique(labels[body])),
                 shape=tuple(int(n) for n in body.shape),
                 offset=file.tell(),

@@ -86,6 +86,18 @@ def evaluate_case(pair: Pair, structures: Mapping[str, Sequence[int]], ignore: i
             "drawn on."
         )
     found, truth = (sitk.GetArrayFromImage(image) for image in (prediction, reference))
+    declared = {
+        0,
+        *(value for values in structures.values() for value in values),
+        *([] if ignore is None else [ignore]),
+    }
+    for file, labels in ((pair.prediction, found), (pair.reference, truth)):
+        unknown = sorted(set(np.unique(labels).tolist()) - declared)
+        if unknown:
+            raise UserError(
+                f"{file} holds {unknown[0]:g}, but the labels are {', '.join(map(str, sorted(declared)))}; renumber it, or "
+                "name the data set that declares its labels with -d."
+            )
     spacing = reference.GetSpacing()[::-1]
     known = np.ones(truth.shape, bool) if ignore is None else truth != ignore
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import nibabel
@@ -52,6 +52,18 @@ def _check_mask(case: Case, file: Path, first: sitk.Image | None, known_labels: 
         case.problems.append(f"{kind} {file.name} {problem}")
     else:
         case.label_values = tuple(map(int, values))
+
+
+def check_truth(cases: Sequence[Case], declared: Collection[int]) -> None:
+    """What a label file of test images holds must be declared, or the truth would be compared with something else."""
+    for case in cases:
+        unknown = sorted(set(case.label_values) - {0, *declared})
+        if case.mask is not None and unknown:
+            values = ", ".join(map(str, sorted({0, *declared})))
+            case.problems.append(
+                f"label file {case.mask.name} holds label {unknown[0]}, but the data set's labels are {values}; "
+                "renumber it or name all labels with --label"
+            )
 
 
 def check_together(cases: Sequence[Case]) -> None:

@@ -153,6 +153,18 @@ def load_model(preset: str, overrides: Mapping[str, Any] | None = None) -> Lesio
     return parse(LesionModel, {**block, "name": Path(preset).stem}, f"lesion preset {Path(preset).stem}")
 
 
+def preset_files(preset: str) -> list[Path]:
+    """The JSON files of the user's that a preset is read from: none for a preset of the package."""
+    found: list[Path] = []
+    while preset.endswith(".json") and Path(preset).resolve() not in found and Path(preset).is_file():
+        found.append(Path(preset).resolve())
+        try:
+            preset = str(json.loads(found[-1].read_text(encoding="utf-8")).get("extends"))
+        except (ValueError, AttributeError):  # said where the preset is loaded
+            break
+    return found
+
+
 def _read(preset: str, seen: tuple[str, ...]) -> dict[str, Any]:
     file = Path(preset) if preset.endswith(".json") else FOLDER / f"{preset}.json"
     if not file.is_file():

@@ -16,7 +16,7 @@ from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.run_progress import RunProgress
 from nnunet_synthtumour.run_recipe import Recipe, RunOptions
-from nnunet_synthtumour.stages import Record, Stage, only_one, run_stage
+from nnunet_synthtumour.stages import Record, Stage, only_one, option_of, run_stage
 
 SAME = 0.98  # Dice between the pseudo-labels of two rounds above which another round would change nothing
 
@@ -25,7 +25,8 @@ class Run(Recipe):
     """One run of the recipe, from where an earlier one stopped."""
 
     def __init__(self, options: RunOptions) -> None:
-        super().__init__(options, _environment(options.out.resolve()))
+        record = Record(options.out.resolve())
+        super().__init__(_as_planned(options, record), _environment(options.out.resolve(), record))
 
     def shell(self) -> str:
         """The commands that a run amounts to."""
@@ -42,6 +43,8 @@ class Run(Recipe):
                 folder.mkdir(parents=True, exist_ok=True)
             record = Record(self.out)
             self._check_nobody_elses(record)
+            for stage in self.stages(self.options.rounds):
+                record.finished(stage)  # what was finished with other options is said before anything is done
             record.about = {"version": __version__, "options": _plain(asdict(self.options)),
                             "folders": {v: self.environment[v] for v in (RAW, PREPROCESSED, RESULTS)}}  # fmt: skip
             record.save()
@@ -50,11 +53,13 @@ class Run(Recipe):
             for at, (stage, later) in enumerate(self._in_turn(record), 1):
                 if record.finished(stage):
                     progress.skip(at, stage)
-                    continue
-                progress.begin(at, stage, later)
-                self._drop_half_written(stage)
-                run_stage(self._found(stage), record, self.environment, progress.line, lock)
-                progress.end()
+                else:
+                    progress.begin(at, stage, later)
+                    self._drop_what_is_no_result(stage, record)
+                    run_stage(self._found(stage), record, self.environment, progress.line, lock)
+                    progress.end()
+                if stage.key == "plan":
+                    self._check_configuration()
         return self.report
 
     def _in_turn(self, record: Record) -> Iterator[tuple[Stage, list[Stage]]]:
@@ -93,13 +98,18 @@ class Run(Recipe):
 
         return agreement(self.raw / self.dataset(round_ - 1), self.raw / self.dataset(round_)).mean
 
-    def _drop_half_written(self, stage: Stage) -> None:
-        """nnU-Net skips predictions that exist: of a killed run the newest, as many as its processes, may be torn."""
-        if stage.key.startswith("predict-"):
-            folder = stage.outputs[0].parent
-            files = sorted(folder.glob("*.nii.gz"), key=lambda file: file.stat().st_mtime_ns)
-            for file in files[-self.options.processes :]:
-                file.unlink()
+    def _drop_what_is_no_result(self, stage: Stage, record: Record) -> None:
+        """nnU-Net skips predictions that exist, be they of an older model or torn.
+
+        Of a killed run the newest may be torn, as many as the processes that it had.
+        """
+        if not stage.key.startswith("predict-"):
+            return
+        files = sorted(stage.outputs[0].parent.glob("*.nii.gz"), key=lambda file: file.stat().st_mtime_ns)
+        then = option_of(record.command(stage.key), "-nps")
+        torn = len(files) if record.outdated(stage) else max(self.options.processes, int(then or 0))
+        for file in files[-torn:]:
+            file.unlink()
 
     def _found(self, stage: Stage) -> Stage:
         """The stage with its program as a path: that of this environment, else that on PATH."""
@@ -115,7 +125,7 @@ class Run(Recipe):
         from nnunet_synthtumour.lesion_model import load_model
 
         o = self.options
-        load_model(o.preset)
+        load_model(o.preset_name())
         for option, folder in (("--healthy", o.healthy), ("--unlabelled", o.unlabelled), ("--test", o.test),
                                ("--test-labels", o.test_labels), ("--host-masks", o.host_masks)):  # fmt: skip
             if folder is not None and not Path(folder).is_dir():
@@ -139,19 +149,47 @@ class Run(Recipe):
                 raise UserError("No GPU was found; use -device cpu, or see 'synthtumour doctor'.")
 
     def _check_nobody_elses(self, record: Record) -> None:
-        """Data sets of these ids that this run did not make are not touched."""
-        if record.started("prepare"):
-            return
+        """Data sets of these ids that this run neither made nor began are not touched."""
+        stages = [entry for key, entry in record.stages.items() if key == "prepare" or key.startswith("pseudolabels-")]
+        own = {Path(output).parent for entry in stages for output in entry["outputs"]}
         for r in range(self.options.rounds + 1):
             for folder in (self.raw, self.preprocessed, self.results):
                 for taken in sorted(folder.glob(f"Dataset{self.number(r):03d}_*")):
-                    raise UserError(f"{taken} exists already and is not of this run; choose another id with -d.")
+                    if self.raw / taken.name not in own:
+                        raise UserError(f"{taken} exists already and is not of this run; choose another id with -d.")
+
+    def _check_configuration(self) -> None:
+        """nnU-Net preprocesses nothing for a configuration that its plans lack, and says so only in passing."""
+        there = self.configurations()
+        if self.options.configuration not in there:
+            raise UserError(
+                f"{self.plans_file()} has no configuration {self.options.configuration}, but {', '.join(there) or 'none'}; "
+                "choose with -c."
+            )
 
 
-def _environment(out: Path) -> dict[str, str]:
-    """The environment of all stages; folders of nnU-Net that are not set lie in the run's own folder."""
-    unset = {variable: str(out / variable) for variable in (RAW, PREPROCESSED, RESULTS) if not os.environ.get(variable)}
-    os.environ.update(unset)  # for what this process looks up itself
+def _as_planned(options: RunOptions, record: Record) -> RunOptions:
+    """Options with the planner and plans of an earlier run where none are given now: they do not follow the device."""
+    command = record.command("plan", finished=True)
+    planner = options.planner or option_of(command, "-pl")
+    plans = options.plans or (None if options.planner else option_of(command, "-overwrite_plans_name"))
+    return replace(options, planner=planner, plans=plans)
+
+
+def _environment(out: Path, record: Record) -> dict[str, str]:
+    """The environment of all stages; folders of nnU-Net that are not set are those of the earlier run, or in `out`."""
+    begun = any(entry["state"] == "finished" for entry in record.stages.values())
+    folders = {}
+    for variable in (RAW, PREPROCESSED, RESULTS):
+        given, before = os.environ.get(variable), record.about.get("folders", {}).get(variable)
+        same = bool(given and before) and Path(given or "").resolve() == Path(before).resolve()
+        if given and before and begun and not same:
+            raise UserError(
+                f"{variable} is {given}, but {record.file} was begun with {before}; unset it, or use another -o and -d."
+            )
+        folder = before if same else given or before or out / variable
+        folders[variable] = str(Path(folder).absolute())
+    os.environ.update(folders)  # for what this process looks up itself
     return dict(os.environ)
 
 

@@ -22,6 +22,7 @@ from nnunet_synthtumour.pseudolabel_picture import save_case_picture
 from nnunet_synthtumour.pseudolabel_rules import DROPPED, KEPT, UNSURE, decide, label_map
 from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import PseudoLabelSettings
+from nnunet_synthtumour.volumes import millilitres
 
 GENERATION = 1
 """Raised whenever the same image and junior would give another result, so that older results are not taken."""
@@ -185,22 +186,25 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
     ignore = int(case.label_names["ignore"])
     labels = label_map(decision.state, inside, ignore)
     case.write_labels(labels, properties)
-    ml = float(np.prod(spacing)) / 1000
     kept = decision.reason is None
+
+    def ml(mask: np.ndarray) -> float:
+        return millilitres(int(mask.sum()), tumour.shape, spacing)
+
     record = {
         "case": case.name,
         "kept": kept,
         "reason": decision.reason,
         "doubt": decision.doubt,
         "ml": {
-            name: round(float((decision.state == state).sum()) * ml, 3)
+            name: round(ml(decision.state == state), 3)
             for name, state in (("tumour", KEPT), ("unsure", UNSURE), ("dropped", DROPPED))
         },
         "ml_per_label": {
-            name_of(case.label_names, value): round(float((labels == value).sum()) * ml, 3)
+            name_of(case.label_names, value): round(ml(labels == value), 3)
             for value in np.unique(inside[inside > 0]).tolist()
         },
-        "host_ml": round(float(host.sum()) * ml, 1),
+        "host_ml": round(ml(host), 1),
         "components": [asdict(component) for component in decision.components],
         "rules": to_json(rules),
         "identity": case.identity,
@@ -218,5 +222,5 @@ def name_of(labels: dict[str, Any], value: int) -> str:
 
 
 def spacing_mm(spacing: Sequence[float], shape: Sequence[int]) -> tuple[float, ...]:
-    """nnU-Net's spacing (z, y, x); a 2D image, whose slice nnU-Net makes 999 pixels thick, counts as 1 mm thick."""
+    """nnU-Net's spacing (z, y, x); the slice of a 2D image, 999 pixels thick to nnU-Net, is 1 mm thick for distances."""
     return (1.0 if shape[0] == 1 else float(spacing[0]), *map(float, spacing[1:]))

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_synthtumour.settings import PseudoLabelSettings
+from nnunet_synthtumour.volumes import millilitres, radius_of
 
 CLOSING_RADII = 0.75  # of a component: small ones are not joined with what is beside them
 KEPT, UNSURE, DROPPED = 1, 2, 3
@@ -62,14 +63,14 @@ def decide(
         return _judged(state, [], rules)
     rim = outer_rim(host, spacing, rules.rim_mm)
     host_voxels = max(int(host.sum()), 1)
-    voxel_ml = float(np.prod(spacing)) / 1000
     components = []
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
         mine = pieces[box] == number
         size = int(mine.sum())
         found = junior[box][mine]
         found = found[found >= rules.upper]
-        ml, confidence = size * voxel_ml, float(found.mean(dtype=np.float64)) if len(found) else 0.0
+        ml = millilitres(size, tumour.shape, spacing)
+        confidence = float(found.mean(dtype=np.float64)) if len(found) else 0.0
         rim_share = float(rim[box][mine].mean())
         dropped = None
         if ml < rules.min_ml:
@@ -82,8 +83,7 @@ def decide(
             dropped = "too large"
         state[box][mine] = KEPT if dropped is None else DROPPED
         if dropped is None:
-            radius_mm = (750 * ml / np.pi) ** (1 / 3)
-            _close(state, box, mine, host, spacing, min(rules.closing_mm, CLOSING_RADII * radius_mm))
+            _close(state, box, mine, host, spacing, min(rules.closing_mm, CLOSING_RADII * radius_of(ml)))
         middle = np.argwhere(mine).mean(0) + [side.start for side in box]
         components.append(Component(ml, confidence, rim_share, tuple(round(float(m)) for m in middle), dropped))
     return _judged(state, components, rules)

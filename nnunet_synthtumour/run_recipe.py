@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.lesion_model import preset_files
+from nnunet_synthtumour.schema import parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
 from nnunet_synthtumour.settings import settings_of
 from nnunet_synthtumour.stages import Stage
@@ -51,6 +54,12 @@ class RunOptions:
     rounds: int = 1
     folds: tuple[str, ...] = ("0",)
     processes: int = 2
+
+    def preset_name(self) -> str:
+        """The preset, by --set where it is named there; a user's file by a path that is the same from any folder."""
+        lesion = parse_assignments([f"lesion.preset={self.preset}", *self.settings], "training.epochs=100")["lesion"]
+        name = str(lesion["preset"]) if isinstance(lesion, dict) else self.preset  # what else it is, prepare says
+        return str(Path(name).resolve()) if name.endswith(".json") else name
 
     def planner_name(self) -> str:
         """nnU-Net's own planner, or without a GPU the small one."""
@@ -122,10 +131,11 @@ class Recipe:
             ("synthtumour", "prepare", "-d", str(o.number), "-n", o.name,
              *(word for name in o.channels for word in ("--channel", name)),
              *(word for option, folder in folders.items() for word in (option, str(folder))),
-             "--preset", o.preset,
+             "--preset", o.preset_name(),
              *(word for text in o.settings for word in ("--set", text)),
              "--overwrite", "-np", str(o.processes)),
-            outputs=(self.raw / self.dataset(0) / "dataset.json",), inputs=tuple(folders.values()),
+            outputs=(self.raw / self.dataset(0) / "dataset.json",),
+            inputs=(*folders.values(), *preset_files(o.preset_name())),
         )  # fmt: skip
 
     def plan(self) -> Stage:
@@ -135,16 +145,32 @@ class Recipe:
             ("nnUNetv2_plan_and_preprocess", "-d", str(o.number), "-pl", o.planner_name(), "--no_pp", "--clean",
              "--verify_dataset_integrity", "-npfp", str(o.processes),
              *(("-overwrite_plans_name", o.plans) if o.plans else ())),
-            outputs=(self.preprocessed / self.dataset(0) / f"{o.plans_name()}.json",),
+            outputs=(self.plans_file(),),
         )  # fmt: skip
+
+    def plans_file(self) -> Path:
+        return self.preprocessed / self.dataset(0) / f"{self.options.plans_name()}.json"
+
+    def configurations(self) -> dict[str, str]:
+        """Configurations that the plans have, each with the folder of its cases; none before planning."""
+        plans = read_json(self.plans_file()) or {}
+        of = plans.get("configurations", {})
+        folders = {}
+        for name in of:
+            at = of[name]
+            while "data_identifier" not in at and at.get("inherits_from") in of:
+                at = of[at["inherits_from"]]
+            folders[name] = str(at.get("data_identifier", f"{plans.get('plans_name')}_{name}"))
+        return folders
 
     def preprocess(self) -> Stage:
         o = self.options
+        cases = self.configurations().get(o.configuration)
         return Stage(
             "preprocess", "nnU-Net preprocesses",
             ("nnUNetv2_preprocess", "-d", str(o.number), "-plans_name", o.plans_name(), "-c", o.configuration,
              "-np", str(o.processes)),
-            outputs=(self.preprocessed / self.dataset(0) / "gt_segmentations",),
+            outputs=tuple(self.preprocessed / self.dataset(0) / name for name in ("gt_segmentations", cases) if name),
         )  # fmt: skip
 
     def trainings(self, round_: int) -> list[Stage]:
@@ -197,6 +223,7 @@ class Recipe:
                  "-chk", checkpoint_of(r),
                  "-device", o.device, "--continue_prediction", "-npp", str(o.processes), "-nps", str(o.processes)),
                 outputs=(self.predictions(r) / "dataset.json",),
+                after=("prepare", *(training.key for training in self.trainings(r))),
             )
             for r in dict.fromkeys((0, rounds))
         ]  # fmt: skip
@@ -208,10 +235,14 @@ class Recipe:
                     ("synthtumour", "evaluate", "-r", str(truth), "-i", str(self.predictions(r)),
                      "-np", str(o.processes)),
                     outputs=(self.predictions(r) / "evaluation.json",),
+                    after=("prepare", f"predict-{self.predictions(r).name}"),
                 )
                 for r in dict.fromkeys((0, rounds))
             ]  # fmt: skip
         return [*stages, self.report_stage()]
 
     def report_stage(self) -> Stage:
-        return Stage("report", "report", ("synthtumour", "report", "-o", str(self.out)), outputs=(self.report,))
+        """Always written anew: it costs little, and shows whatever was done since."""
+        return Stage(
+            "report", "report", ("synthtumour", "report", "-o", str(self.out)), outputs=(self.report,), always=True
+        )

@@ -1,7 +1,7 @@
 """Stages that run one after the other, each a command, and a record of them that survives being killed.
 
-A stage counts as finished only when the record says so, its command is the same and its outputs are there; everything
-else is done again, and nnU-Net's own `--c` continues a training.
+A stage counts as finished only when the record says so, its command is the same, its outputs are there and what it was
+made from did not run again; everything else is done again, and nnU-Net's own `--c` continues a training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.guarded_command import guarded
 
 RECORD, LOCK, LOGS = "run.json", "run.lock", "logs"
-WHERE_IT_RUNS = ("-device", "-num_gpus", "-np", "-npp", "-nps")  # options that change no result
+WHERE_IT_RUNS = ("-device", "-num_gpus", "-np", "-npfp", "-npp", "-nps")  # options that change no result
 TRIES_FOR_LOCK = 80  # a quarter of a second apart
 
 
@@ -30,7 +30,10 @@ class StageFailed(UserError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A command and the files that must exist once it is finished. `inputs` are recorded, and compared on a re-run."""
+    """A command and the files that must exist once it is finished. `inputs` are recorded, and compared on a re-run.
+
+    `after` are keys of stages; when one of them ran again, so does this one. A stage that is `always` run is never done.
+    """
 
     key: str
     title: str
@@ -38,6 +41,8 @@ class Stage:
     outputs: tuple[Path, ...]
     epochs: int = 0  # of a training: how many there are, to say how long it takes
     inputs: tuple[Path, ...] = ()
+    after: tuple[str, ...] = ()
+    always: bool = False
 
 
 class Record:
@@ -58,14 +63,27 @@ class Record:
         )
         unfinished.replace(self.file)
 
-    def started(self, key: str) -> bool:
-        return key in self.stages
+    def command(self, key: str, finished: bool = False) -> list[str]:
+        """The command that a stage was last run with; empty where it was not run, or not `finished` if that is asked."""
+        entry = self.stages.get(key)
+        return list(entry["command"]) if entry and (not finished or entry["state"] == "finished") else []
+
+    def stamps(self, keys: Sequence[str]) -> dict[str, Any]:
+        """When stages were last begun; another stamp says that one ran again."""
+        return {key: self.stages[key].get("stamp") for key in keys if key in self.stages}
+
+    def outdated(self, stage: Stage) -> bool:
+        """Whether a stage that was run before was made from what was made anew since."""
+        then = self.stages.get(stage.key, {}).get("after", {})
+        return any(then[key] != stamp for key, stamp in self.stamps(stage.after).items() if key in then)
 
     def finished(self, stage: Stage) -> bool:
         """Whether nothing is left to do. Raises `UserError` where the finished work is not what is asked for now."""
         entry = self.stages.get(stage.key)
-        if entry is None or entry["state"] != "finished":
+        if stage.always or entry is None or entry["state"] != "finished":
             return False
+        if not all(Path(path).exists() for path in entry["outputs"]) or self.outdated(stage):
+            return False  # with whatever options: nothing that it made is kept
         if _what_counts(entry["command"]) != _what_counts(stage.command):
             raise UserError(
                 f"{self.file} says that stage '{stage.title}' was finished with other options "
@@ -84,6 +102,11 @@ def _what_counts(command: Sequence[str]) -> list[str]:
     words = [Path(command[0]).name, *command[1:]]
     skipped = {i + step for i, word in enumerate(words) if word in WHERE_IT_RUNS for step in (0, 1)}
     return [word for i, word in enumerate(words) if i not in skipped]
+
+
+def option_of(command: Sequence[str], name: str) -> str | None:
+    """What follows an option in a command."""
+    return command[command.index(name) + 1] if name in command[:-1] else None
 
 
 def fingerprint(folder: Path) -> str:
@@ -127,6 +150,8 @@ def run_stage(
         "command": list(stage.command),
         "inputs": {str(path): fingerprint(path) for path in stage.inputs},
         "outputs": [str(path) for path in stage.outputs],
+        "after": record.stamps(stage.after),
+        "stamp": begun,
         "state": "started",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)),
         "log": str(log),

@@ -39,9 +39,9 @@ def patient(seed: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return np.where(head, image, -5).astype(np.float32), seg[None].astype(np.int8)
 
 
-def write_case(folder: Path, name: str, image: np.ndarray, seg: np.ndarray) -> None:
+def write_case(folder: Path, name: str, image: np.ndarray, seg: np.ndarray, slice_mm: float = MM) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    properties = {"spacing": [MM] * 3, "bbox_used_for_cropping": [[2, 2 + n] for n in image.shape[1:]],
+    properties = {"spacing": [slice_mm, MM, MM], "bbox_used_for_cropping": [[2, 2 + n] for n in image.shape[1:]],
                   "shape_after_cropping_and_before_resampling": image.shape[1:]}  # fmt: skip
     chunks = image.shape
     nnUNetDatasetBlosc2.save_case(image, seg, properties, str(folder / name), chunks, chunks, chunks, chunks)

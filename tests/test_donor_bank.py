@@ -109,6 +109,18 @@ def test_slices_of_a_2d_configuration(patients: Path, tmp_path: Path) -> None:
         assert part.area_mm2 == np.isin(seg[0, donor.corner[0] + part.index], LABELS).sum() * MM**2
 
 
+def test_a_donor_of_a_2d_image_is_as_large_as_the_ball_around_it(tmp_path: Path) -> None:
+    image, seg = patient(0)
+    image, seg = image[:, 18:19], seg[:, 18:19]
+    write_case(tmp_path / "cases", "flat", image, seg, slice_mm=999 * MM)
+    donor = cut(tmp_path / "cases", ["flat"], tmp_path / "bank", dims=2).donors[0]
+    area = np.isin(seg, LABELS).sum() * MM**2
+    assert donor.radius_mm == pytest.approx(np.sqrt(area / np.pi))
+    assert donor.ml == pytest.approx(4 / 3 * np.pi * donor.radius_mm**3 / 1000)
+    with pytest.raises(UserError, match="None of the 1 patients"):
+        cut(tmp_path / "cases", ["flat"], tmp_path / "bank", dims=2, smallest_ml=donor.ml * 1.01)
+
+
 def _mean_of_first(bank: DonorBank) -> float:
     return float(bank.crop(bank.donors[0]).image.astype(np.float32).mean())
 

@@ -105,6 +105,9 @@ def test_the_command_writes_what_it_prints_and_complains_in_one_sentence(
     assert main(command) == 2
     assert "has no prediction of case_9.nii.gz" in capsys.readouterr().err
     (truth / "case_9.nii.gz").unlink()
+    _write(_box(3, 5, 5) * 4, truth / "case_0.nii.gz")
+    assert main(command) == 2
+    assert "case_0.nii.gz holds 4, but the labels are 0, 1, 2" in capsys.readouterr().err
     _write(_box(3, 5, 5), truth / "case_0.nii.gz", spacing=2.0)
     assert main(command) == 2
     assert "differ in size or spacing" in capsys.readouterr().err

@@ -6,15 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_synthtumour import stages
 from nnunet_synthtumour.cli import main
-from nnunet_synthtumour.stages import RECORD
+from nnunet_synthtumour.stages import RECORD, Stage
 from tests.test_report import check_page
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -87,6 +92,163 @@ def test_what_a_user_may_get_wrong_is_one_sentence_before_anything_is_done(
     assert main(["run", *_options(tmp_path), *change]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out" / RECORD).exists()
+
+
+@dataclass
+class Faked:
+    """Stages that do nothing but leave their outputs; `ran` are their keys, `found` what lay in a prediction's folder."""
+
+    ran: list[str]
+    found: dict[str, list[str]]
+    configurations: tuple[str, ...] = ("2d", "3d_fullres")
+    fails: str = ""
+
+    def again(self, *options: str) -> list[str]:
+        self.ran.clear()
+        assert main(["run", *options]) == 0
+        return list(self.ran)
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> Faked:
+    for name in FOLDERS:
+        monkeypatch.setenv(name, "")
+    fake, real = Faked([], {}), stages.run_stage
+
+    @contextmanager
+    def nothing(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(stdout=[], wait=lambda: int(fake.ran[-1] == fake.fails))
+
+    def run_stage(stage: Stage, *rest: Any) -> None:
+        fake.ran.append(stage.key)
+        for path in stage.outputs if stage.key != fake.fails else ():
+            if not path.suffix:
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            plans = {"plans_name": path.stem, "configurations": {name: {} for name in fake.configurations}}
+            path.write_text(json.dumps(plans if stage.key == "plan" else {}), encoding="utf-8")
+        if stage.key.startswith("predict-"):
+            folder = stage.outputs[0].parent
+            fake.found[stage.key] = sorted(file.name for file in folder.glob("*.nii.gz"))
+            for i in range(4):
+                (folder / f"new_{i}.nii.gz").write_bytes(b"")
+                os.utime(folder / f"new_{i}.nii.gz", (i, i))
+        real(stage, *rest)
+
+    monkeypatch.setattr("nnunet_synthtumour.pipeline.run_stage", run_stage)
+    monkeypatch.setattr("nnunet_synthtumour.stages.guarded", nothing)
+    monkeypatch.setattr("nnunet_synthtumour.pseudolabel_agreement.agreement", lambda *_: SimpleNamespace(mean=0.5))
+    return fake
+
+
+def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_always(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, out = _options(tmp_path), tmp_path / "out"
+    first = faked.again(*options)
+    assert first[0] == "prepare" and first[-3:] == ["evaluate-junior", "evaluate-senior_1", "report"]
+    assert faked.again(*options) == ["report"]
+    (final,) = out.glob("nnUNet_results/Dataset301_Run/*/fold_0/checkpoint_final.pth")
+    final.unlink()
+    assert faked.again(*options) == ["junior-fold-0", "predict-junior", "evaluate-junior", "report"]
+    assert faked.found["predict-junior"] == [], "predictions of the older model are no results"
+    assert faked.again(*options, "--rounds", "2") == [
+        "pseudolabels-2", "senior-2-fold-0", "predict-senior_2", "evaluate-senior_2", "report"
+    ]  # fmt: skip
+    assert faked.again(*options, "-device", "mps") == ["report"]
+    assert main(["run", *options, "-n", "Other"]) == 2
+    assert "other options" in capsys.readouterr().err
+
+
+def test_of_a_killed_prediction_as_many_files_are_dropped_as_it_had_processes(tmp_path: Path, faked: Faked) -> None:
+    options = _options(tmp_path)
+    faked.again(*options, "-np", "3")
+    (tmp_path / "out" / "predictions" / "junior" / "dataset.json").unlink()
+    assert "predict-junior" in faked.again(*options, "-np", "1")
+    assert faked.found["predict-junior"] == ["new_0.nii.gz"]
+
+
+def test_the_planner_does_not_follow_the_device_once_there_are_plans(tmp_path: Path, faked: Faked) -> None:
+    options = [word for word in _options(tmp_path) if word not in ("-pl", "TinyPlanner")]
+    faked.again(*options)
+    assert "SmallPlanner" in _record(tmp_path / "out")["plan"]["command"]
+    assert faked.again(*options, "-device", "mps") == ["report"]
+
+
+def test_folders_of_an_earlier_run_are_taken_and_others_refused(
+    tmp_path: Path, faked: Faked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = _options(tmp_path)
+    for name in FOLDERS:
+        monkeypatch.setenv(name, str(tmp_path / "exported" / name))
+    faked.again(*options)
+    for name in FOLDERS:
+        monkeypatch.setenv(name, "")
+    assert faked.again(*options) == ["report"]
+    assert os.environ["nnUNet_raw"] == str(tmp_path / "exported" / "nnUNet_raw")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "elsewhere"))
+    assert main(["run", *options]) == 2
+    assert f"was begun with {tmp_path / 'exported'}" in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_nobody_elses_data_set_is_touched_after_a_failure_or_by_more_rounds(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, raw = _options(tmp_path), tmp_path / "out" / "nnUNet_raw"
+    for name in ("Dataset303_Run", "Dataset400_Run"):
+        (raw / name).mkdir(parents=True)
+    faked.fails = "prepare"
+    assert main(["run", *options]) == 2
+    assert main(["run", *options, "-d", "400"]) == 2
+    assert "Dataset400_Run exists already" in capsys.readouterr().err
+    faked.fails = ""
+    faked.again(*options)
+    assert main(["run", *options, "--rounds", "2"]) == 2
+    assert "Dataset303_Run exists already" in capsys.readouterr().err
+    assert faked.ran[-1] == "report"
+
+
+def test_a_configuration_that_the_plans_lack_is_said_and_another_goes_on(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, faked.configurations = _options(tmp_path), ("2d",)
+    assert main(["run", *options]) == 2
+    assert "has no configuration 3d_fullres, but 2d" in capsys.readouterr().err
+    assert faked.ran == ["prepare", "plan"]
+    assert faked.again(*options, "-c", "2d")[:2] == ["preprocess", "junior-fold-0"]
+    (cases,) = (tmp_path / "out" / "nnUNet_preprocessed" / "Dataset301_Run").glob("*_2d")
+    cases.rmdir()
+    assert faked.again(*options, "-c", "2d") == ["preprocess", "report"]
+    assert main(["run", *options, "-c", "3d_fullres"]) == 2
+    assert "other options" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [("--preset",), ("--set", "lesion.preset=")])
+def test_a_preset_file_that_changed_is_noticed(
+    tmp_path: Path,
+    faked: Faked,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    how: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    preset, parent = tmp_path / "my.json", tmp_path / "parent.json"
+    parent.write_text('{"extends": "glioma"}', encoding="utf-8")
+    preset.write_text('{"extends": "parent.json"}', encoding="utf-8")
+    options = (
+        [*_options(tmp_path), *how[:-1], how[-1] + "my.json"]
+        if len(how) > 1
+        else [*_options(tmp_path), *how, "my.json"]
+    )
+    faked.again(*options)
+    prepare = _record(tmp_path / "out")["prepare"]
+    assert prepare["command"][prepare["command"].index("--preset") + 1] == str(preset)
+    assert faked.again(*options) == ["report"]
+    parent.write_text('{"extends": "stroke"}', encoding="utf-8")
+    assert main(["run", *options]) == 2
+    assert f"{parent} has changed" in capsys.readouterr().err
 
 
 def test_a_run_that_is_killed_in_every_stage_continues_and_redoes_nothing(tmp_path: Path) -> None:

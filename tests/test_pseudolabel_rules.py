@@ -9,6 +9,8 @@ from hypothesis.extra.numpy import arrays
 from nnunet_synthtumour.pseudolabel_rules import DROPPED, KEPT, UNSURE, decide, label_map, outer_rim
 from nnunet_synthtumour.schema import SettingsError, parse
 from nnunet_synthtumour.settings import PseudoLabelSettings
+from nnunet_synthtumour.shapes import half_axes
+from nnunet_synthtumour.volumes import millilitres, radius_of
 
 SPACING = (2.0, 2.0, 2.0)
 SHAPE = (16, 16, 16)
@@ -106,6 +108,16 @@ def test_a_2d_image_is_one_slice() -> None:
     tumour, host = _blob(0.9)[8:9], _ball()[8:9]
     decision = decide(tumour, tumour, host, host, (1.0, 2.0, 2.0), _rules(min_ml=0.01))
     assert (decision.state == KEPT).sum() == 16
+    radius = np.sqrt(16 * 4 / np.pi)
+    assert decision.components[0].ml == pytest.approx(4 / 3 * np.pi * radius**3 / 1000)
+
+
+def test_a_disc_has_the_volume_that_synthesis_gives_it() -> None:
+    axes, area = half_axes(4.0, 1.0, 2)
+    found = millilitres(round(area / 0.25), (1, 100, 100), (999.0, 0.5, 0.5))
+    assert found == pytest.approx(4.0, rel=1e-2)
+    assert radius_of(found) == pytest.approx(axes[0], rel=1e-2)
+    assert millilitres(10, (5, 9, 9), (1.0, 2.0, 3.0)) == pytest.approx(0.06)
 
 
 @given(

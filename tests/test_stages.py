@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ def test_other_options_or_other_inputs_are_not_taken_for_finished(tmp_path: Path
     (given / "b.nii.gz").write_text("b", encoding="utf-8")
     with pytest.raises(UserError, match="has changed since"):
         Record(tmp_path).finished(stage)
+
+
+def test_a_stage_is_done_again_after_what_it_was_made_from_or_without_its_outputs(tmp_path: Path) -> None:
+    first = _stage(tmp_path, f"open({str(tmp_path / 'one')!r}, 'w').close()")
+    code = f"open({str(tmp_path / 'two')!r}, 'w').close()"
+    second = replace(_stage(tmp_path, code, "two"), after=("one",))
+    _run(first, tmp_path)
+    _run(second, tmp_path)
+    assert Record(tmp_path).finished(second)
+    assert not Record(tmp_path).finished(replace(second, always=True))
+    _run(first, tmp_path)
+    assert Record(tmp_path).outdated(second)
+    assert not Record(tmp_path).finished(second)
+    _run(second, tmp_path)
+    assert Record(tmp_path).finished(second)
+    (tmp_path / "two").unlink()
+    assert not Record(tmp_path).finished(_stage(tmp_path, code + " # another", "two"))
 
 
 def test_a_failed_stage_tells_its_last_words_and_is_not_finished(tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabelled", type=Path, required=True, metavar="DIR", help="patients without annotation")
     parser.add_argument("--host-masks", type=Path, metavar="DIR", help="where in the healthy images lesions may grow")
     parser.add_argument("--test", type=Path, metavar="DIR", help="images to segment at the end")
-    parser.add_argument("--test-labels", type=Path, metavar="DIR", help="their truth, to evaluate with")
+    parser.add_argument(
+        "--test-labels", type=Path, metavar="DIR", help="their truth, to evaluate with: all but 0 is tumour"
+    )
     parser.add_argument("--channel", action="append", metavar="NAME", help="repeatable (default: FLAIR)")
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="id of the first data set")
     parser.add_argument("-n", required=True, metavar="NAME", help="name of the data sets")

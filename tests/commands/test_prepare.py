@@ -319,3 +319,39 @@ def test_test_images_are_kept_apart_and_a_preset_is_written(nnunet_folders: dict
     assert set(settings.roles) == set(settings.intensities) == {"healthy_0", "healthy_1"}
     assert _prepare(*options, "--overwrite") == 0
     assert not (target / "labelsTs").exists()
+
+
+def test_the_truth_of_test_images_has_the_data_sets_labels(nnunet_folders: dict[str, Path], tmp_path: Path,
+                                                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    truth = np.zeros((20, 24, 22), np.uint8)
+    truth[8:12, 8:12, 8:12], truth[9:11, 9:11, 9:11], truth[8, 8, 8] = 2, 4, 1
+    write(ball_image(0), tmp_path / "h" / "healthy.nii.gz")
+    write(ball_image(1), tmp_path / "t" / "new.nii.gz")
+    write(truth, tmp_path / "tl" / "new.nii.gz")
+    options = (
+        "--healthy",
+        tmp_path / "h",
+        "--channel",
+        "FLAIR",
+        "--test",
+        tmp_path / "t",
+        "--test-labels",
+        tmp_path / "tl",
+    )
+    assert _prepare(*options) == 0
+    assert "hold 2, 4; there is one label, so all that is not 0 counts" in capsys.readouterr().out
+    target, _ = _dataset(nnunet_folders)
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "labelsTs" / "new.nii.gz")))
+    assert np.array_equal(written, truth > 0)
+    assert _prepare(*options, "--label", "tumour=1", "--overwrite") == 2
+    assert "new.nii.gz holds label 2" in capsys.readouterr().err
+    for value in (1, 2):
+        write(ball_image(value), tmp_path / "l" / f"case_{value}.nii.gz")
+        write((truth > 0).astype(np.uint8) * value, tmp_path / "m" / f"case_{value}.nii.gz")
+    labelled = ("--labelled", tmp_path / "l", "--labels", tmp_path / "m", "--overwrite")
+    assert _prepare(*options, *labelled) == 2
+    assert "new.nii.gz holds label 4, but the data set's labels are 0, 1, 2" in capsys.readouterr().err
+    write(np.where(truth == 4, 3, truth), tmp_path / "tl" / "new.nii.gz")
+    assert _prepare(*options, *labelled) == 2, "an ignore label that nobody named is no label of a truth"
+    write(np.where(truth == 4, 0, truth), tmp_path / "tl" / "new.nii.gz")
+    assert _prepare(*options, *labelled) == 0
