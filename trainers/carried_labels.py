@@ -130,7 +130,7 @@ def dataset_with_carried_labels(base: type[Any], folder: Path) -> type[Any]:
 def rebuilt(make: Callable[[type[Any], Path], type[Any]], base: type[Any], folder: Path, state: dict[str, Any]) -> Any:
     """A dataset of a class that a function made: such classes cannot be pickled for a spawned worker themselves."""
     kind = make(base, folder)
-    dataset: Any = kind.__new__(kind)
+    dataset: Any = object.__new__(kind)
     dataset.__dict__.update(state)
     return dataset
 
