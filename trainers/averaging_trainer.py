@@ -177,16 +177,18 @@ class AveragingTrainer(nnUNetTrainer):
         if self.local_rank or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
+        for left_by_a_kill in Path(filename).parent.glob(f".*.{Path(filename).name}"):
+            left_by_a_kill.unlink()
         with complete(Path(filename)) as scratch:
             super().save_checkpoint(str(scratch))
-            written = torch.load(scratch, map_location="cpu", weights_only=False)
-            more = self.complete_checkpoint(written)
-            if more is not written:
-                torch.save(more, scratch)
+            more = self.beside_in_checkpoint()
+            if more:
+                written = torch.load(scratch, map_location="cpu", weights_only=False)
+                torch.save({**written, **more}, scratch)
 
-    def complete_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    def beside_in_checkpoint(self) -> dict[str, Any]:
         """What a trainer adds to nnU-Net's checkpoint."""
-        return checkpoint
+        return {}
 
     def on_train_epoch_start(self) -> None:
         self._average_as_wanted()

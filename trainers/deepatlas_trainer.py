@@ -353,10 +353,10 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     # ------------------------------------------------------------------------------------------- checkpoints
 
-    def complete_checkpoint(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """With the registration network, its optimiser and its scaler beside."""
+    def beside_in_checkpoint(self) -> dict[str, Any]:
+        """The registration network, its optimiser and its scaler."""
         assert self.registration is not None
-        return {**checkpoint, "registration": self.registration.state()}
+        return {**super().beside_in_checkpoint(), "registration": self.registration.state()}
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
