@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_synthtumour._version import __version__
+from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.run_progress import RunProgress
@@ -61,6 +62,16 @@ class Run(Recipe):
                 if stage.key == "plan":
                     self._check_configuration()
         return self.report
+
+    def scores(self) -> list[str]:
+        """The mean Dice of every model whose predictions were compared with the truth, a line each."""
+        lines = []
+        for file in sorted((self.out / "predictions").glob("*/evaluation.json")):
+            model = file.parent.name.replace("_", ", round ")
+            for structure, found in (read_json(file) or {}).get("summary", {}).items():
+                value = "undefined" if found.get("dice") is None else f"{found['dice']:.3f}"
+                lines.append(f"{model}: {structure}, Dice {value}, mean of {found['cases'] - found['dice_undefined']} cases")
+        return lines
 
     def _in_turn(self, record: Record) -> Iterator[tuple[Stage, list[Stage]]]:
         """Stages as they come, with those after them; rounds end early when pseudo-labels no longer change."""

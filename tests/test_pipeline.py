@@ -283,6 +283,9 @@ def test_a_run_that_is_killed_in_every_stage_continues_and_redoes_nothing(tmp_pa
                            "predict-junior", "predict-senior_1", "report"}  # fmt: skip
     for who in ("junior", "senior_1"):
         assert len(list((out / "predictions" / who).glob("new_*.nii.gz"))) == 2
+    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
+    for who in ("junior", "senior, round 1"):  # the last thing that a user reads
+        assert f"{who}: tumour, Dice " in said
     text = (out / "report" / "report.html").read_text(encoding="utf-8")
     check_page(text)
     report = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))

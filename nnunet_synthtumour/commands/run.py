@@ -73,3 +73,5 @@ def run(args: argparse.Namespace) -> None:
         print(job.shell())
         return
     print(job.go())
+    for line in job.scores():
+        print(line)
