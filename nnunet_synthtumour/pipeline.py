@@ -70,7 +70,9 @@ class Run(Recipe):
             model = file.parent.name.replace("_", ", round ")
             for structure, found in (read_json(file) or {}).get("summary", {}).items():
                 value = "undefined" if found.get("dice") is None else f"{found['dice']:.3f}"
-                lines.append(f"{model}: {structure}, Dice {value}, mean of {found['cases'] - found['dice_undefined']} cases")
+                lines.append(
+                    f"{model}: {structure}, Dice {value}, mean of {found['cases'] - found['dice_undefined']} cases"
+                )
         return lines
 
     def _in_turn(self, record: Record) -> Iterator[tuple[Stage, list[Stage]]]:
