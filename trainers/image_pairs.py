@@ -78,9 +78,12 @@ class PairLoader(DataLoader):
 
 
 def started(loader: PairLoader, seed: int | None, rank: int, first_epoch: int, pin_memory: bool) -> Any:
-    """Batches from processes of their own, a quarter as many as nnU-Net has for patches; from this one where it has none."""
+    """Batches from processes of their own, a quarter as many as nnU-Net has for patches; from this one where it has none.
+
+    With a seed, what this process draws from now on is seeded too: crops of pairs, and what nnU-Net's workers inherit.
+    """
     workers = get_allowed_n_proc_DA()
-    if seed is not None:  # what this process draws, and what nnU-Net's workers inherit
+    if seed is not None:
         drawn = worker_seeds(seed, rank, first_epoch, 2)
         np.random.seed(drawn[0] ^ 2)
         torch.manual_seed(drawn[1] ^ 2)
