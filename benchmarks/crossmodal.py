@@ -151,7 +151,7 @@ def train(arm: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     data = preprocessed / BOUND / plans["configurations"][CONFIGURATION]["data_identifier"]
 
     class SameRecipe(AveragingTrainer):
-        MIRRORING, OPTIMIZER_IF_SHORT = CrossModalTrainer.MIRRORING, CrossModalTrainer.OPTIMIZER_IF_SHORT
+        MIRRORING, ADAMW_LR = CrossModalTrainer.MIRRORING, CrossModalTrainer.ADAMW_LR
 
     base: type[Any] = SameRecipe if arm == "bound" else CrossModalTrainer
     patients = sorted(file.name[:-7] for file in (folder / "target").glob("*.nii.gz"))

@@ -2,7 +2,8 @@
 
     python benchmarks/deepatlas.py DATA -o OUT [--labels 1 5 10] [--draws 0 1 2] [--test 20] [--epochs 20 --iterations 25]
 
-DATA holds imagesTr/ and labelsTr/ (files of the same names). Everything is first put on one grid (`synthtumour align`)
+DATA holds imagesTr/ and labelsTr/ (files of the same names), or is the word `phantoms`: 80 of the embedded brains without
+a tumour, six structures labelled. Everything is first put on one grid (`synthtumour align`)
 and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number of iterations. `labels-alone`: stock
 nnU-Net on the k labelled images. `same-recipe`: the same with what DeepAtlasTrainer changes about nnU-Net besides (AdamW in
 short trainings, averaged weights, no mirroring), so what is left is what unlabelled images give. `deepatlas`: all others
@@ -29,11 +30,30 @@ import SimpleITK as sitk
 RAW, ALIGNED = "Dataset200_Raw", "Dataset201_Aligned"
 PLANS, CONFIGURATION = "nnUNetDeepAtlasSmallPlans", "3d_fullres"
 PAIRS = 40
+PHANTOMS, PHANTOM_MM = 80, 4.0
 
 
 def command(*words: object) -> None:
     print("$", *words, flush=True)
     subprocess.run([str(word) for word in words], check=True, stdout=subprocess.DEVNULL)
+
+
+def write_phantoms(folder: Path) -> Path:
+    """Images and anatomies of the embedded phantoms, as DATA should be."""
+    from nnunet_synthtumour.phantom import make_subject
+
+    if (folder / "written").exists():
+        return folder
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for i in range(PHANTOMS):
+        subject = make_subject(i, PHANTOM_MM, False)
+        for name, array in (("imagesTr", subject.images["flair"].astype(np.float32)), ("labelsTr", subject.anatomy)):
+            image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+            image.SetSpacing((PHANTOM_MM,) * 3)
+            sitk.WriteImage(image, str(folder / name / f"brain_{i:03d}.nii.gz"))
+    (folder / "written").touch()
+    return folder
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -43,6 +63,8 @@ def prepare(args: argparse.Namespace) -> None:
         (args.out / variable).mkdir(parents=True, exist_ok=True)
     if (args.out / "prepared").exists():
         return
+    if str(args.data) == "phantoms":
+        args.data = write_phantoms(args.out / "phantoms")
     values = sorted({int(v) for file in sorted((args.data / "labelsTr").glob("*.nii.gz"))[:20]
                      for v in np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))} - {0})  # fmt: skip
     labels = [word for value in values for word in ("--label", f"label{value}={value}")]
@@ -128,7 +150,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 
     class SameRecipe(AveragingTrainer):
-        MIRRORING, OPTIMIZER_IF_SHORT = DeepAtlasTrainer.MIRRORING, DeepAtlasTrainer.OPTIMIZER_IF_SHORT
+        MIRRORING, ADAMW_LR = DeepAtlasTrainer.MIRRORING, DeepAtlasTrainer.ADAMW_LR
 
     others = {"labels-alone": nnUNetTrainer, "same-recipe": SameRecipe, "bound": SameRecipe}
     base: type[Any] = others.get(arm, DeepAtlasTrainer)
@@ -175,7 +197,7 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, help="folder, or phantoms")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10])
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2])

@@ -32,7 +32,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-soft-edges": {"lesion": {"overrides": {"appearance": {"softness_mm": [0.0, 0.5], "halo": 0.0}}}},
     "no-texture": {"lesion": {"overrides": {"appearance": {"texture": [0.0, 0.0], "texture_kept": [0.0, 0.0]}}}},
     "no-averaging": {"training": {"averaging": 0}},
-    "adamw": {"training": {"optimizer": "adamw"}},
+    "sgd": {"training": {"optimizer": "sgd"}},
 }
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
     "Dataset100_Healthy",
@@ -158,7 +158,7 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
     }
     changes = {"paper": {"lesion": {"preset": "paper"}}, **ABLATIONS}.get(arm, {})
     short = {"seed": seed, "epochs": args.epochs, "iterations": args.iterations}
-    changes = {**changes, "training": {**changes.get("training", {}), **short}, "validation": {"patches": 24}}
+    changes = {**changes, "training": {**changes.get("training", {}), **short}}
     dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     torch.manual_seed(seed)
     np.random.seed(seed)

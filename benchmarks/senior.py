@@ -52,7 +52,7 @@ def trained(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict
         settings = settings_of(dataset_json)
 
     Arm.__name__ = f"{arm}_{epochs}"
-    changes = {"training": short} if supervised else {**CHANGES[arm], "training": short, "validation": {"patches": 24}}
+    changes = {"training": short} if supervised else {**CHANGES[arm], "training": short}
     dataset_json = with_settings(dataset_json, changes)
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -52,10 +52,13 @@ class TrainingSettings:
     optimizer: str | None = setting(
         None,
         choices=("sgd", "adamw"),
-        doc="null: nnU-Net's SGD, but AdamW for at most 5000 iterations where images are registered",
+        doc="null: nnU-Net's SGD, but AdamW for trainings of at most 5000 iterations",
     )
     initial_lr: float | None = setting(
-        None, low=1e-8, high=1.0, doc="learning rate of the first epoch; null: 0.01 with SGD, 0.001 with AdamW"
+        None,
+        low=1e-8,
+        high=1.0,
+        doc="learning rate of the first epoch; null: 0.01 with SGD; with AdamW 0.002, or 0.001 where images are registered",
     )
     healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
     host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
@@ -166,7 +169,8 @@ class SeniorSettings:
         None,
         low=1e-8,
         high=1.0,
-        doc="learning rate of the first epoch from the junior's weights, unless training has one; null: 0.3 of the usual",
+        doc="learning rate of the first epoch from the junior's weights, unless training has one; "
+        "null: the usual with AdamW, 0.3 of it with SGD",
     )
     patients: float = setting(0.3, low=0.0, high=1.0, doc="share of patches from patients with their pseudo-labels")
     synthetic: float = setting(0.3, low=0.0, high=1.0, doc="share of healthy patches that are treated as in stage one")

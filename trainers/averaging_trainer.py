@@ -22,14 +22,14 @@ from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat
 from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
 
 REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
-SHORT, ADAMW_LR = 5000, 1e-3  # a training of so many iterations is short
+SHORT = 5000  # iterations in which SGD with nnU-Net's momentum of 0.99 does not settle
 
 
 class AveragingTrainer(nnUNetTrainer):
     """Validates, saves and predicts with a running average of the weights that are trained."""
 
     MIRRORING = True  # unless the settings say otherwise
-    OPTIMIZER_IF_SHORT = "sgd"
+    ADAMW_LR = 2e-3
 
     settings: Settings
     num_epochs: int
@@ -53,7 +53,7 @@ class AveragingTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = int(
             os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
         )
-        self._lr_of = {"sgd": self.initial_lr, "adamw": ADAMW_LR}
+        self._lr_of = {"sgd": self.initial_lr, "adamw": self.ADAMW_LR}
         self._resumed_optimizer: str | None = None
         self.initial_lr = self._default_lr = self.default_lr()
 
@@ -114,7 +114,7 @@ class AveragingTrainer(nnUNetTrainer):
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""
         iterations = self.num_epochs * self.num_iterations_per_epoch
-        wanted = self.settings.training.optimizer or (self.OPTIMIZER_IF_SHORT if iterations <= SHORT else "sgd")
+        wanted = self.settings.training.optimizer or ("adamw" if iterations <= SHORT else "sgd")
         return self._resumed_optimizer or wanted
 
     def default_lr(self) -> float:

@@ -45,8 +45,8 @@ class DeepAtlasTrainer(AveragingTrainer):
     What differs from nnU-Net, and why, is listed in docs/deepatlas.md.
     """
 
+    ADAMW_LR = 1e-3
     MIRRORING = False  # images that are registered all lie the same way, and what is left must not look like right
-    OPTIMIZER_IF_SHORT = "adamw"  # SGD with nnU-Net's momentum of 0.99 has hardly told labels apart by then
 
     num_epochs: int
     num_iterations_per_epoch: int

@@ -21,7 +21,7 @@ from nnunet_synthtumour.trainers.lesion_loader import Sample
 from nnunet_synthtumour.trainers.random_streams import seeded
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 
-GENTLER = 0.3
+GENTLER = 0.3  # share of the usual learning rate
 
 
 class SynthTumourSeniorTrainer(SynthTumourTrainer):
@@ -54,9 +54,10 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
             self.load_junior(self.junior_checkpoint())
 
     def default_lr(self) -> float:
-        """A smaller one where the junior's weights are the start: the usual one would undo them first."""
+        """A smaller one where the junior's weights are the start of SGD, whose usual one would undo them first."""
         if self.settings.senior.start == "junior" and self.settings.training.initial_lr is None:
-            return self.settings.senior.initial_lr or GENTLER * super().default_lr()
+            share = GENTLER if self.optimizer_name() == "sgd" else 1.0
+            return self.settings.senior.initial_lr or share * super().default_lr()
         return super().default_lr()
 
     def junior_checkpoint(self) -> Path:

@@ -19,8 +19,10 @@ ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in r
     ("trainer_class", "training", "kind", "rate"),
     [
         (SynthTumourTrainer, LONG, AveragedSGD, 0.01),
-        (SynthTumourTrainer, SHORT, AveragedSGD, 0.01),
-        (SynthTumourTrainer, {**LONG, "optimizer": "adamw"}, AveragedAdamW, 0.001),
+        (SynthTumourTrainer, SHORT, AveragedAdamW, 0.002),
+        (SynthTumourTrainer, {**LONG, "epochs": 20}, AveragedAdamW, 0.002),
+        (SynthTumourTrainer, {**LONG, "epochs": 21}, AveragedSGD, 0.01),
+        (SynthTumourTrainer, {**LONG, "optimizer": "adamw"}, AveragedAdamW, 0.002),
         (DeepAtlasTrainer, LONG, AveragedSGD, 0.01),
         (DeepAtlasTrainer, SHORT, AveragedAdamW, 0.001),
         (DeepAtlasTrainer, {**SHORT, "optimizer": "sgd"}, AveragedSGD, 0.01),
@@ -28,7 +30,7 @@ ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in r
         (DeepAtlasTrainer, {**SHORT, "averaging": 0}, torch.optim.AdamW, 0.001),
     ],
 )
-def test_short_registrations_use_adamw_all_else_nnunet_s_own(
+def test_short_trainings_use_adamw_long_ones_nnunet_s_own(
     toy: Path, trainer_class: type, training: dict, kind: type, rate: float
 ) -> None:
     roles = {"roles": ROLES} if trainer_class is DeepAtlasTrainer else {}
@@ -51,14 +53,14 @@ def test_a_subclass_with_epochs_of_its_own_gets_what_suits_them(toy: Path) -> No
 
 
 def test_a_training_goes_on_with_the_optimiser_that_it_began_with(toy: Path) -> None:
-    begun = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "optimizer": "adamw"}, validation={"patches": 4})
+    begun = make_trainer(toy, SynthTumourTrainer, training=SHORT, validation={"patches": 4})
     begun.run_training()
     file = str(Path(begun.output_folder) / "checkpoint_final.pth")
     longer = make_trainer(toy, SynthTumourTrainer, training=LONG, resume=True)
     assert longer.optimizer_name() == "sgd"
     longer.load_checkpoint(file)
     assert isinstance(longer.optimizer, AveragedAdamW)
-    assert longer.lr_scheduler.initial_lr == 0.001
+    assert longer.lr_scheduler.initial_lr == 0.002
     weights = begun.network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in longer.network.state_dict().items())
     states = [[s["exp_avg"] for s in t.optimizer.state.values()] for t in (begun, longer)]

@@ -74,7 +74,7 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
     senior.initialize()
     weights = junior.network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in senior.network.state_dict().items())
-    assert senior.optimizer.param_groups[0]["lr"] == pytest.approx(0.003)
+    assert senior.optimizer.param_groups[0]["lr"] == pytest.approx(0.002)
     senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
     senior.dataset_json["synthtumour_provenance"] = {**about, "checkpoint": "gone.pth"}
     with pytest.raises(Refusal, match=r"There is no .*gone\.pth"):
@@ -84,7 +84,7 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
 def test_the_small_learning_rate_is_for_the_junior_s_weights_and_yields_to_the_user_s(toy: Path) -> None:
     for senior, optimizer, given, expected in (
         ("scratch", "sgd", None, 0.01), ("junior", "sgd", 0.02, 0.02), ("junior", "sgd", None, 0.003),
-        ("scratch", None, None, 0.01), ("junior", "adamw", None, 0.0003),
+        ("scratch", None, None, 0.002), ("junior", None, None, 0.002),
     ):  # fmt: skip
         training = {**SHORT["training"], "initial_lr": given, "optimizer": optimizer}
         trainer = make_trainer(
