@@ -3,7 +3,8 @@
     python benchmarks/junior.py -o OUT [--seeds 0 1 2] [--arms online paper offline supervised threshold] [--device cuda]
 
 All arms share one plan, one network, one number of iterations and averaged weights. `online`: SynthTumourTrainer with its
-defaults. `paper`: the same with the reference's synthesis. `offline`: a fixed set of volumes grown by the same engine.
+defaults. `paper`: the same with the reference's synthesis. `offline`: a fixed set of volumes grown by the same engine in
+the same hosts (those of fold 0).
 `supervised`: as many labelled patients as there are healthy cases, the upper bound. `threshold`: the brightest
 voxels of the z-scored brain, opened, largest component, with the threshold that is best for the phantoms of seed 0.
 `no-...`: the defaults without one ingredient. After every epoch each network segments the patients, so that the epoch
@@ -62,8 +63,9 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
     phantoms, grown = folder / "phantoms", folder / "grown"
     command("synthtumour", "phantom", phantoms, "--seed", seed, "--spacing", args.spacing, "--healthy", args.healthy,
             "--unlabelled", args.healthy, "--test", args.test)  # fmt: skip
-    command("synthtumour", "grow", *sorted((phantoms / "healthy").glob("*.nii.gz")), "-o", grown, "-n", args.offline,
-            "--seed", seed)  # fmt: skip
+    command(
+        "synthtumour", "grow", *hosts_of_fold_0(phantoms / "healthy"), "-o", grown, "-n", args.offline, "--seed", seed
+    )
     command("synthtumour", "prepare", "-d", 100, "-n", "Healthy", "--healthy", phantoms / "healthy", "--channel", "FLAIR",
             "--unlabelled", phantoms / "unlabelled")  # fmt: skip
     for name, images, labels in (
@@ -83,6 +85,14 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
     for name in (HEALTHY, OFFLINE, SUPERVISED, TEST):
         command("nnUNetv2_preprocess", "-d", name[7:10], "-plans_name", plans_of(args), "-c", CONFIGURATION, "-np", 2)
     (folder / "prepared").touch()
+
+
+def hosts_of_fold_0(folder: Path) -> list[Path]:
+    """The healthy images that the junior trains on."""
+    from nnunet_synthtumour.trainers.case_splits import splits_by_role
+
+    images = {file.name[:-7]: file for file in folder.glob("*.nii.gz")}
+    return [images[case] for case in splits_by_role([list(images)])[0]["train"]]
 
 
 def plans_of(args: argparse.Namespace) -> str:
