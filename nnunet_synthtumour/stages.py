@@ -137,6 +137,14 @@ def only_one(out: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+def _sentence(command: Sequence[str], last: Sequence[str]) -> str | None:
+    """What a command of ours says about a mistake that the user can mend, None where it says nothing of the kind."""
+    name = f"{Path(command[0]).name} {command[1]}: " if len(command) > 1 else ""
+    lines = list(last)
+    begins = [i for i, line in enumerate(lines) if name and line.startswith(name)]
+    return "\n".join(lines[begins[-1] :]).removeprefix(name).strip() if begins else None
+
+
 def run_stage(
     stage: Stage, record: Record, environment: Mapping[str, str], on_line: Callable[[str], None], lock: int
 ) -> None:
@@ -173,6 +181,9 @@ def run_stage(
         code = process.wait()
     absent = [path for path in stage.outputs if not path.exists()]
     if code != 0 or absent:
+        sentence = _sentence(stage.command, last) if code else None
+        if sentence is not None:
+            raise StageFailed(f"{stage.title}: {sentence}")
         why = f"ended with code {code}" if code else f"wrote no {absent[0]}"
         said = "\n".join(f"  | {line}" for line in last if line)
         raise StageFailed(f"{' '.join(stage.command)} {why}. Its last words (all of them: {log}):\n{said}")

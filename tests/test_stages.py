@@ -83,6 +83,14 @@ def test_a_failed_stage_tells_its_last_words_and_is_not_finished(tmp_path: Path)
         _run(_stage(tmp_path, "pass"), tmp_path)
 
 
+def test_of_a_user_s_mistake_only_the_sentence_is_told(tmp_path: Path) -> None:
+    name = Path(PYTHON).name
+    code = f"print('{name} -c: beware'); print('{name} -c: Mend x:'); print('  y'); raise SystemExit(2)"
+    with pytest.raises(StageFailed) as told:
+        _run(_stage(tmp_path, code), tmp_path)
+    assert str(told.value) == "stage one: Mend x:\n  y"
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunet_synthtumour.stages.TRIES_FOR_LOCK", 1)
     with only_one(tmp_path), pytest.raises(UserError, match="Another 'synthtumour run'"), only_one(tmp_path):
