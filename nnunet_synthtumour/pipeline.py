@@ -19,6 +19,9 @@ from nnunet_synthtumour.run_progress import RunProgress
 from nnunet_synthtumour.run_recipe import Recipe, RunOptions
 from nnunet_synthtumour.stages import Record, Stage, only_one, option_of, run_stage
 
+# On a CPU nnU-Net computes on as many threads as there are cores, beside its own loader; threads that wait by spinning
+# would take the loader's core.
+SHARING = ("OMP_WAIT_POLICY", "PASSIVE")
 SAME = 0.98  # Dice between the pseudo-labels of two rounds above which another round would change nothing
 
 
@@ -27,7 +30,10 @@ class Run(Recipe):
 
     def __init__(self, options: RunOptions) -> None:
         record = Record(options.out.resolve())
-        super().__init__(_as_planned(options, record), _environment(options.out.resolve(), record))
+        environment = _environment(options.out.resolve(), record)
+        if options.device == "cpu":
+            environment.setdefault(*SHARING)
+        super().__init__(_as_planned(options, record), environment)
 
     def shell(self) -> str:
         """The commands that a run amounts to."""

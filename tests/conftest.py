@@ -7,6 +7,7 @@ from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # nnU-Net's commands compute on all cores, beside other tests
 os.environ["nnUNet_n_proc_DA"] = "1"  # 0 (no worker) crashes nnU-Net's planner; tests of trainers set it
 os.environ["nnUNet_def_n_proc"] = "1"
 

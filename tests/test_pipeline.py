@@ -19,6 +19,8 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour import stages
 from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.pipeline import Run
+from nnunet_synthtumour.run_recipe import RunOptions
 from nnunet_synthtumour.stages import RECORD, Stage
 from tests.test_report import check_page
 
@@ -63,6 +65,21 @@ def _options(folder: Path) -> list[str]:
 
 def _record(out: Path) -> dict[str, Any]:
     return json.loads((out / RECORD).read_text(encoding="utf-8"))["stages"] if (out / RECORD).exists() else {}
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "expected"), [("cpu", "", "PASSIVE"), ("cpu", "ACTIVE", "ACTIVE"), ("cuda", "", None)]
+)
+def test_on_a_cpu_threads_that_wait_leave_the_core_to_the_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, given: str, expected: str | None
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    for name in FOLDERS:
+        monkeypatch.setenv(name, "")
+    options = RunOptions(tmp_path, tmp_path, 301, "Run", tmp_path / "out", device=device)
+    assert Run(options).environment.get("OMP_WAIT_POLICY") == expected
 
 
 def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
