@@ -258,6 +258,7 @@ def figure(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
     bars.set_xticks(range(len(results)), list(results), rotation=20)
     bars.set_ylabel("Dice on unseen patients")
     curves.set_xlabel("epoch")
+    curves.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     curves.set_ylabel("Dice on unseen patients")
     curves.legend()
     for axis in (bars, curves):

@@ -90,7 +90,7 @@ def draw_scores(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> 
             volumes.axhline(level, color=colour, linestyle=style, linewidth=1)
     volumes.set_xlabel("mean of found and true volume (ml)")
     volumes.set_ylabel("found - true (ml)")
-    volumes.legend(frameon=False)
+    volumes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
