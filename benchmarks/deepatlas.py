@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from crossmodal import write
 
 RAW, ALIGNED = "Dataset200_Raw", "Dataset201_Aligned"
 PLANS, CONFIGURATION = "nnUNetDeepAtlasSmallPlans", "3d_fullres"
@@ -42,17 +43,10 @@ def write_phantoms(folder: Path) -> Path:
     """Images and anatomies of the embedded phantoms, as DATA should be."""
     from nnunet_synthtumour.phantom import make_subject
 
-    if (folder / "written").exists():
-        return folder
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     for i in range(PHANTOMS):
-        subject = make_subject(i, PHANTOM_MM, False)
+        subject = make_subject(i, PHANTOM_MM)
         for name, array in (("imagesTr", subject.images["flair"].astype(np.float32)), ("labelsTr", subject.anatomy)):
-            image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
-            image.SetSpacing((PHANTOM_MM,) * 3)
-            sitk.WriteImage(image, str(folder / name / f"brain_{i:03d}.nii.gz"))
-    (folder / "written").touch()
+            write(array, folder / name / f"brain_{i:03d}.nii.gz", PHANTOM_MM)
     return folder
 
 
@@ -63,13 +57,12 @@ def prepare(args: argparse.Namespace) -> None:
         (args.out / variable).mkdir(parents=True, exist_ok=True)
     if (args.out / "prepared").exists():
         return
-    if str(args.data) == "phantoms":
-        args.data = write_phantoms(args.out / "phantoms")
-    values = sorted({int(v) for file in sorted((args.data / "labelsTr").glob("*.nii.gz"))[:20]
+    data = write_phantoms(args.out / "phantoms") if str(args.data) == "phantoms" else args.data
+    values = sorted({int(v) for file in sorted((data / "labelsTr").glob("*.nii.gz"))[:20]
                      for v in np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(file))))} - {0})  # fmt: skip
     labels = [word for value in values for word in ("--label", f"label{value}={value}")]
-    command("synthtumour", "prepare", "-d", 200, "-n", "Raw", "--channel", "MR", "--labelled", args.data / "imagesTr",
-            "--labels", args.data / "labelsTr", *labels, "--overwrite", "-np", 2)  # fmt: skip
+    command("synthtumour", "prepare", "-d", 200, "-n", "Raw", "--channel", "MR", "--labelled", data / "imagesTr",
+            "--labels", data / "labelsTr", *labels, "--overwrite", "-np", 2)  # fmt: skip
     command("synthtumour", "align", "-i", args.out / "nnUNet_raw" / RAW, "-o", args.out / "nnUNet_raw" / ALIGNED,
             "-np", 2)  # fmt: skip
     command("nnUNetv2_plan_and_preprocess", "-d", 201, "-pl", "DeepAtlasSmallPlanner", "-c", CONFIGURATION, "-np", 2)

@@ -22,6 +22,8 @@ from nnunet_synthtumour.guarded_command import guarded
 RECORD, LOCK, LOGS = "run.json", "run.lock", "logs"
 WHERE_IT_RUNS = ("-device", "-num_gpus", "-np", "-npfp", "-npp", "-nps")  # options that change no result
 TRIES_FOR_LOCK = 80  # a quarter of a second apart
+MENDABLE = 2  # what our commands end with on a `UserError`
+LAST_WORDS, LONGEST_SENTENCE = 12, 200  # lines; a sentence may list every case that cannot be used
 
 
 class StageFailed(UserError):
@@ -139,10 +141,9 @@ def only_one(out: Path) -> Iterator[int]:
 
 def _sentence(command: Sequence[str], last: Sequence[str]) -> str | None:
     """What a command of ours says about a mistake that the user can mend, None where it says nothing of the kind."""
-    name = f"{Path(command[0]).name} {command[1]}: " if len(command) > 1 else ""
-    lines = list(last)
-    begins = [i for i, line in enumerate(lines) if name and line.startswith(name)]
-    return "\n".join(lines[begins[-1] :]).removeprefix(name).strip() if begins else None
+    name, lines = f"{Path(command[0]).name} {command[1]}: ", list(last)
+    begins = [i for i, line in enumerate(lines) if line.startswith(name)]
+    return "\n".join(lines[begins[-1] :]).removeprefix(name) if begins else None
 
 
 def run_stage(
@@ -166,7 +167,7 @@ def run_stage(
     }
     record.stages[stage.key] = entry
     record.save()
-    last: deque[str] = deque(maxlen=12)
+    last: deque[str] = deque(maxlen=LONGEST_SENTENCE)
     with (
         log.open("a", encoding="utf-8") as to,
         guarded(stage.command, {**environment, "PYTHONUNBUFFERED": "1"}, [lock]) as process,
@@ -181,11 +182,11 @@ def run_stage(
         code = process.wait()
     absent = [path for path in stage.outputs if not path.exists()]
     if code != 0 or absent:
-        sentence = _sentence(stage.command, last) if code else None
+        sentence = _sentence(stage.command, last) if code == MENDABLE else None
         if sentence is not None:
             raise StageFailed(f"{stage.title}: {sentence}")
         why = f"ended with code {code}" if code else f"wrote no {absent[0]}"
-        said = "\n".join(f"  | {line}" for line in last if line)
+        said = "\n".join(f"  | {line}" for line in list(last)[-LAST_WORDS:] if line)
         raise StageFailed(f"{' '.join(stage.command)} {why}. Its last words (all of them: {log}):\n{said}")
     entry |= {
         "state": "finished",

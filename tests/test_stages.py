@@ -89,6 +89,8 @@ def test_of_a_user_s_mistake_only_the_sentence_is_told(tmp_path: Path) -> None:
     with pytest.raises(StageFailed) as told:
         _run(_stage(tmp_path, code), tmp_path)
     assert str(told.value) == "stage one: Mend x:\n  y"
+    with pytest.raises(StageFailed, match=r"(?s)code 1\..*Mend x"):  # a crash after a warning is no mistake of the user
+        _run(_stage(tmp_path, code.replace("(2)", "(1)")), tmp_path)
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
