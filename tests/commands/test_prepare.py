@@ -1,28 +1,15 @@
 from __future__ import annotations
 
-import json
-import multiprocessing.dummy
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_synthtumour.cli import main
-from nnunet_synthtumour.intensities import normalisation
 from nnunet_synthtumour.settings import settings_of
+from tests.commands.prepared import dataset, prepare
 from tests.small_images import ball_image, write
-
-
-def _prepare(*arguments: object, number: int = 100) -> int:
-    return main(["prepare", "-d", str(number), "-n", "Test", "-np", "1", *map(str, arguments)])
-
-
-def _dataset(folders: dict[str, Path]) -> tuple[Path, dict[str, Any]]:
-    target = folders["nnUNet_raw"] / "Dataset100_Test"
-    return target, json.loads((target / "dataset.json").read_text(encoding="utf-8"))
 
 
 def _label(target: Path, case: str) -> np.ndarray:
@@ -35,9 +22,9 @@ def test_roles_ignore_labels_and_links(nnunet_folders: dict[str, Path], tmp_path
         write(ball_image(10 + i), tmp_path / "u" / f"patient_{i}_0000.nii.gz")
         write(ball_image(20 + i), tmp_path / "l" / f"case_{i}.mha")
         write((ball_image(20 + i) > 1200).astype(np.uint8), tmp_path / "m" / f"case_{i}.nrrd")
-    assert _prepare("--healthy", tmp_path / "h", "--unlabelled", tmp_path / "u", "--labelled", tmp_path / "l",
+    assert prepare("--healthy", tmp_path / "h", "--unlabelled", tmp_path / "u", "--labelled", tmp_path / "l",
                     "--labels", tmp_path / "m", "--channel", "FLAIR") == 0  # fmt: skip
-    target, dataset_json = _dataset(nnunet_folders)
+    target, dataset_json = dataset(nnunet_folders)
     assert dataset_json["labels"] == {"background": 0, "tumour": 1, "ignore": 2}
     assert dataset_json["numTraining"] == 6
     settings = settings_of(dataset_json)
@@ -60,8 +47,8 @@ def test_channels_as_suffixes_or_sub_folders_and_copies(nnunet_folders: dict[str
             write(ball_image(i + 5 * channel), tmp_path / "a" / f"x_{i}_{channel:04d}.nii.gz")
             write(ball_image(i + 5 * channel), tmp_path / "b" / name.lower() / f"y_{i}.nii.gz")
     channels = ("--channel", "FLAIR", "--channel", "T1")
-    assert _prepare("--healthy", tmp_path / "a", "--unlabelled", tmp_path / "b", "--copy", *channels) == 0
-    target, dataset_json = _dataset(nnunet_folders)
+    assert prepare("--healthy", tmp_path / "a", "--unlabelled", tmp_path / "b", "--copy", *channels) == 0
+    target, dataset_json = dataset(nnunet_folders)
     assert dataset_json["channel_names"] == {"0": "FLAIR", "1": "T1"}
     names = {file.name for file in (target / "imagesTr").iterdir()}
     assert names == {f"{c}_{i}_{k:04d}.nii.gz" for c in "xy" for i in range(2) for k in range(2)}
@@ -87,7 +74,7 @@ def test_all_problems_of_all_files_in_one_run_and_nothing_left(
                 array = np.stack([array, array])
             if not (channel and name == "missing"):
                 write(array, folder / f"{name}_{channel:04d}.nii.gz")
-    assert _prepare("--healthy", folder, "--channel", "FLAIR", "--channel", "T1") == 2
+    assert prepare("--healthy", folder, "--channel", "FLAIR", "--channel", "T1") == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert "5 of 8 cases" in lines[0], lines
     for name, word in {
@@ -116,7 +103,7 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
     (tmp_path / "broken" / "a.nii.gz").write_bytes(b"not an image")
 
     def said(*arguments: object) -> str:
-        assert _prepare(*arguments) == 2
+        assert prepare(*arguments) == 2
         text = capsys.readouterr().err
         assert "Traceback" not in text
         return text
@@ -143,78 +130,15 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
     assert "nnUNet_raw is not set" in said("--healthy", good, *channel)
 
 
-def test_stock_nnunet_preprocesses_what_prepare_made_with_the_intensities_it_recorded(
-    nnunet_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All healthy with a background; healthy and unlabelled, stripped, two channels; all healthy in 2D."""
-    for i in range(3):
-        write(ball_image(i, stripped=False, scale=10.0 ** (i + 1)), tmp_path / "100" / f"h{i}.nii.gz")
-        write(ball_image(i)[10], tmp_path / "102" / f"h{i}.nii.gz")
-        for channel in range(2):
-            image = np.pad(ball_image(i + 10 * channel, scale=10.0 ** (i + 1)), 5)
-            role, name = ("u", f"u{i}") if i == 2 else ("h", f"h{i}")
-            write(image, tmp_path / "101" / role / f"{name}_{channel:04d}.nii.gz")
-    assert _prepare("--healthy", tmp_path / "100", "--channel", "FLAIR") == 0
-    assert _prepare("--healthy", tmp_path / "101" / "h", "--unlabelled", tmp_path / "101" / "u", "--channel", "FLAIR",
-                    "--channel", "T1", number=101) == 0  # fmt: skip
-    assert _prepare("--healthy", tmp_path / "102", "--channel", "FLAIR", number=102) == 0
-    _plan_and_preprocess("-d", "100", "101", "102", "-npfp", "1", "-pl", "SmallPlanner", "-c", "3d_fullres", "2d",
-                         "--verify_dataset_integrity", "-np", "1", "1", monkeypatch=monkeypatch)  # fmt: skip
-    for number, masked, configuration in ((100, False, "3d_fullres"), (101, True, "3d_fullres"), (102, True, "2d")):
-        name = f"Dataset{number}_Test"
-        assert _check_preprocessed(nnunet_folders, name, configuration, masked) < 1e-3
-
-
-def _plan_and_preprocess(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """nnU-Net's own command, in this process: each of its pools of fresh processes would import torch once more. And
-    with fewer than its 10^8 samples of the foreground, which only CT needs."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import plan_and_preprocess_entry
-
-    real = multiprocessing.get_context
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "multiprocessing.get_context", lambda method=None: real(method) if method is None else multiprocessing.dummy
-        )
-        patch.setattr("sys.argv", ["nnUNetv2_plan_and_preprocess", *arguments])
-        plan_and_preprocess_entry()
-
-
-def _check_preprocessed(folders: dict[str, Path], name: str, configuration: str, masked: bool) -> float:
-    """Largest difference between nnU-Net's preprocessed voxels and (raw - mean) / std."""
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-
-    folder = folders["nnUNet_preprocessed"] / name
-    plans = json.loads((folder / "nnUNetSmallPlans.json").read_text(encoding="utf-8"))
-    assert set(plans["configurations"][configuration]["use_mask_for_norm"]) == {masked}
-    settings = settings_of(json.loads((folder / "dataset.json").read_text(encoding="utf-8")))
-    cases = str(folder / plans["configurations"][configuration]["data_identifier"])
-    dataset = infer_dataset_class(cases)(cases)
-    assert len(dataset.identifiers) == 3
-    worst = 0.0
-    for case in dataset.identifiers:
-        data, _, _, properties = dataset.load_case(case)
-        known = normalisation(settings, plans, configuration, case)
-        assert known is not None
-        box = tuple(slice(*bounds) for bounds in properties["bbox_used_for_cropping"])
-        for channel, normalised in enumerate(np.asarray(data[:])):
-            file = folders["nnUNet_raw"] / name / "imagesTr" / f"{case}_{channel:04d}.nii.gz"
-            raw = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-            raw = (raw[None] if raw.ndim == 2 else raw)[box]
-            expected = (raw - known[0][channel]) / known[1][channel]
-            expected = np.where(raw == 0, 0, expected) if masked else expected
-            worst = max(worst, float(np.abs(normalised - expected).max()))
-    return worst
-
-
 def test_2d_pictures_are_converted_and_the_next_command_says_2d(
     nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = (ball_image(0)[10] / 10).astype(np.uint8)
     for i in range(2):
         write(picture, tmp_path / "h" / f"h{i}.png")
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
     assert capsys.readouterr().out.strip().endswith("-c 2d")
-    target, _ = _dataset(nnunet_folders)
+    target, _ = dataset(nnunet_folders)
     assert np.array_equal(_label(target, "h0") == 2, picture != 0)
 
 
@@ -225,22 +149,22 @@ def test_a_data_set_is_replaced_only_if_asked_and_if_it_is_ours(
         write(ball_image(0), tmp_path / name / f"{name}.nii.gz")
     killed = nnunet_folders["nnUNet_raw"] / ".Dataset100_Other.unfinished"
     killed.mkdir()
-    assert _prepare("--healthy", tmp_path / "a", "--channel", "FLAIR") == 0
+    assert prepare("--healthy", tmp_path / "a", "--channel", "FLAIR") == 0
     assert not killed.exists()
-    target, _ = _dataset(nnunet_folders)
-    assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR") == 2
+    target, _ = dataset(nnunet_folders)
+    assert prepare("--healthy", tmp_path / "b", "--channel", "FLAIR") == 2
     assert "--overwrite" in capsys.readouterr().err
     write(np.full((20, 24, 22), 3.0), tmp_path / "bad" / "c.nii.gz")
-    assert _prepare("--healthy", tmp_path / "bad", "--channel", "FLAIR", "--overwrite") == 2
+    assert prepare("--healthy", tmp_path / "bad", "--channel", "FLAIR", "--overwrite") == 2
     assert (target / "labelsTr" / "a.nii.gz").is_file()
     (nnunet_folders["nnUNet_preprocessed"] / target.name).mkdir()
     capsys.readouterr()
-    assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 0
+    assert prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 0
     assert "--clean" in capsys.readouterr().out
     assert [file.name for file in (target / "labelsTr").iterdir()] == ["b.nii.gz"]
     assert [folder.name for folder in nnunet_folders["nnUNet_raw"].iterdir()] == [target.name]
     (target / "dataset.json").write_text("{}", encoding="utf-8")
-    assert _prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 2
+    assert prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 2
     assert "was not made by" in capsys.readouterr().err
 
 
@@ -253,7 +177,7 @@ def test_nothing_stays_behind_when_writing_fails(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nnunet_synthtumour.case_writing.crop", interrupted)
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 130
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 130
     assert list(nnunet_folders["nnUNet_raw"].iterdir()) == []
 
 
@@ -263,7 +187,7 @@ def test_a_full_disk_is_said_before_anything_is_written(
     write(ball_image(0), tmp_path / "h" / "a.nii.gz")
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--copy") == 2
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--copy") == 2
     assert "0.0 GB free" in capsys.readouterr().err
     assert list(nnunet_folders["nnUNet_raw"].iterdir()) == []
 
@@ -273,30 +197,11 @@ def test_channels_that_nnunet_would_refuse_for_their_last_digits_get_one_geometr
 ) -> None:
     write(ball_image(0), tmp_path / "h" / "a_0000.nii.gz")
     write(ball_image(1), tmp_path / "h" / "a_0001.nii.gz", spacing=(3.0, 3.0004, 3.0))
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--channel", "T1") == 0
-    target, _ = _dataset(nnunet_folders)
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--channel", "T1") == 0
+    target, _ = dataset(nnunet_folders)
     first, second = (sitk.ReadImage(str(target / "imagesTr" / f"a_{i:04d}.nii.gz")) for i in range(2))
     assert first.GetSpacing() == second.GetSpacing()
     assert np.array_equal(sitk.GetArrayFromImage(second), ball_image(1))
-
-
-def test_ct_records_nothing_and_takes_the_plans_statistics(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
-    write(ball_image(0, stripped=False), tmp_path / "h" / "h0.nii.gz")
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "CT") == 0
-    _, dataset_json = _dataset(nnunet_folders)
-    plans = {
-        "configurations": {
-            "3d_fullres": {"normalization_schemes": ["CTNormalization"]},
-            "x": {"inherits_from": "3d_fullres"},
-        },
-        "foreground_intensity_properties_per_channel": {"0": {"mean": 40.0, "std": 20.0}},
-    }
-    known = normalisation(settings_of(dataset_json), plans, "x", "h0")
-    assert known is not None
-    assert (known[0][0], known[1][0]) == (40, 20)
-    plans["configurations"]["3d_fullres"]["normalization_schemes"] = ["ZScoreNormalization"]
-    assert normalisation(settings_of(dataset_json), plans, "3d_fullres", "h0") is None
-    assert normalisation(settings_of({}), plans, "3d_fullres", "unknown") is None
 
 
 def test_test_images_are_kept_apart_and_a_preset_is_written(nnunet_folders: dict[str, Path], tmp_path: Path,
@@ -306,18 +211,18 @@ def test_test_images_are_kept_apart_and_a_preset_is_written(nnunet_folders: dict
         write(ball_image(10 + i), tmp_path / "t" / f"new_{i}.nii.gz")
         write((ball_image(10 + i) > 1200).astype(np.uint8), tmp_path / "tl" / f"new_{i}.nii.gz")
     options = ("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test", tmp_path / "t")
-    assert _prepare(*options, "--preset", "no-such-preset") == 2
+    assert prepare(*options, "--preset", "no-such-preset") == 2
     assert "no-such-preset" in capsys.readouterr().err
-    assert _prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test-labels", tmp_path / "tl") == 2
-    assert _prepare(*options, "--test-labels", tmp_path / "tl", "--preset", "stroke") == 0
-    target, dataset_json = _dataset(nnunet_folders)
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test-labels", tmp_path / "tl") == 2
+    assert prepare(*options, "--test-labels", tmp_path / "tl", "--preset", "stroke") == 0
+    target, dataset_json = dataset(nnunet_folders)
     assert sorted(file.name for file in (target / "imagesTs").iterdir()) == ["new_0_0000.nii.gz", "new_1_0000.nii.gz"]
     assert sorted(file.name for file in (target / "labelsTs").iterdir()) == ["new_0.nii.gz", "new_1.nii.gz"]
     assert dataset_json["numTraining"] == len(list((target / "imagesTr").iterdir())) == 2
     settings = settings_of(dataset_json)
     assert settings.lesion.preset == "stroke"
     assert set(settings.roles) == set(settings.intensities) == {"healthy_0", "healthy_1"}
-    assert _prepare(*options, "--overwrite") == 0
+    assert prepare(*options, "--overwrite") == 0
     assert not (target / "labelsTs").exists()
 
 
@@ -338,20 +243,20 @@ def test_the_truth_of_test_images_has_the_data_sets_labels(nnunet_folders: dict[
         "--test-labels",
         tmp_path / "tl",
     )
-    assert _prepare(*options) == 0
+    assert prepare(*options) == 0
     assert "hold 2, 4; there is one label, so all that is not 0 counts" in capsys.readouterr().out
-    target, _ = _dataset(nnunet_folders)
+    target, _ = dataset(nnunet_folders)
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "labelsTs" / "new.nii.gz")))
     assert np.array_equal(written, truth > 0)
-    assert _prepare(*options, "--label", "tumour=1", "--overwrite") == 2
+    assert prepare(*options, "--label", "tumour=1", "--overwrite") == 2
     assert "new.nii.gz holds label 2" in capsys.readouterr().err
     for value in (1, 2):
         write(ball_image(value), tmp_path / "l" / f"case_{value}.nii.gz")
         write((truth > 0).astype(np.uint8) * value, tmp_path / "m" / f"case_{value}.nii.gz")
     labelled = ("--labelled", tmp_path / "l", "--labels", tmp_path / "m", "--overwrite")
-    assert _prepare(*options, *labelled) == 2
+    assert prepare(*options, *labelled) == 2
     assert "new.nii.gz holds label 4, but the data set's labels are 0, 1, 2" in capsys.readouterr().err
     write(np.where(truth == 4, 3, truth), tmp_path / "tl" / "new.nii.gz")
-    assert _prepare(*options, *labelled) == 2, "an ignore label that nobody named is no label of a truth"
+    assert prepare(*options, *labelled) == 2, "an ignore label that nobody named is no label of a truth"
     write(np.where(truth == 4, 0, truth), tmp_path / "tl" / "new.nii.gz")
-    assert _prepare(*options, *labelled) == 0
+    assert prepare(*options, *labelled) == 0
