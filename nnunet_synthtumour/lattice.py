@@ -77,6 +77,13 @@ class Lattice:
                 )
         return field
 
+    def repeat(self, field: torch.Tensor) -> torch.Tensor:
+        """Each block's value at all of its voxels."""
+        for axis, (n, k) in enumerate(zip(self.shape, self.steps, strict=True)):
+            if k > 1:
+                field = field.repeat_interleave(k, axis).narrow(axis, 0, n)
+        return field
+
     def cut(self, blocks: tuple[slice, ...]) -> tuple[Lattice, tuple[slice, ...]]:
         """The lattice of a range of blocks, and the voxels of this box that they cover."""
         voxels = tuple(slice(b.start * k, min(n, b.stop * k)) for b, k, n in

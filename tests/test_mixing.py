@@ -254,6 +254,25 @@ def test_whole_volumes_hold_one_whole_donor(banks: dict[tuple[int, int], DonorBa
     assert (pasted != image).any()
 
 
+def test_a_patch_that_is_part_of_something_larger_is_pasted_into_as_well(
+    banks: dict[tuple[int, int], DonorBank],
+) -> None:
+    sample = _sample()
+    outer = {k: torch.zeros(*v.shape[:2], *(n + 3 for n in v.shape[2:]), dtype=v.dtype) for k, v in sample.items()}
+    inner = {k: v[..., 1:-2, 2:-1] for k, v in outer.items()}
+    for key, value in sample.items():
+        inner[key].copy_(value)
+    paste = _paste(banks[3, 1])
+    np.random.seed(5)
+    drawn = paste.get_parameters(**sample)
+    assert drawn["pastes"].pastes
+    expected = paste.apply(_copy(sample), **drawn)
+    paste.apply(inner, **drawn)
+    for key, value in expected.items():
+        assert torch.equal(inner[key], value)
+    assert not outer["image"][..., 0].any()
+
+
 axis = st.one_of(st.integers(1, 12), st.integers(1, 50))
 
 
