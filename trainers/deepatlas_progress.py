@@ -61,7 +61,7 @@ class RegistrationLogger(MoreCurves):
         times.set_ylim(bottom=0)
         folds.set_xlabel("epoch")
         for axis in (losses, terms, dice, folds):
-            axis.legend(loc="upper left")
-        times.legend(loc="upper right")
+            axis.legend(loc="best")
+        times.legend(loc="lower right")
         figure.savefig(Path(output_folder) / "progress.png", dpi=80)
         plt.close(figure)

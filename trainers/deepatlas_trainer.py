@@ -246,7 +246,9 @@ class DeepAtlasTrainer(AveragingTrainer):
         predicted = [self.stand_in(side, seen) if joint else None for side, seen in sides]
         loss, terms = self.objective()(self.registration, output, pair, predicted)
         self.registration.step(loss)
-        return {key: value.detach() for key, value in terms._asdict().items()}
+        losses = {key: value.detach() for key, value in terms._asdict().items()}
+        unknown = losses["anatomy"] == 0  # exactly: no pair had labels, or what stands in for them, on both sides
+        return losses | {"anatomy": losses["anatomy"].masked_fill(unknown, np.nan)}
 
     def objective(self) -> RegistrationObjective:
         """What the registration network minimises."""

@@ -22,7 +22,8 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     trainer.run_training()
     log = trainer.logger.local_logger.my_fantastic_logging
     assert len(log["dice_after"]) == len(log["similarity_loss"]) == 2
-    assert np.isnan(log["carried_loss"][0]) and np.isfinite(log["carried_loss"][1])
+    for key in ("carried_loss", "anatomy_loss"):  # of labelled and unlabelled images, once predictions stand in
+        assert np.isnan(log[key][0]) and np.isfinite(log[key][1]), key
     guide = trainer.registration.guide
     for one, other in zip(guide.network.state_dict().values(), trainer.network.state_dict().values(), strict=True):
         assert torch.equal(one, other)  # the averaged segmenter
