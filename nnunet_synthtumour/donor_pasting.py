@@ -61,8 +61,8 @@ def paste_donor(
     level_blocks = nearest(crop.level, [grid(parts) for parts in on_blocks]).float().mul_(crop.level_mm)
     gains = _matched(image, seg, wide_box, wide, level_blocks, donor, paste, ignore_label, margin_mm, spacing)
 
-    # a block's middle tells the level of its voxels to half its diagonal, in the donor's mm, and half a voxel of the crop
-    lowest = -paste.seam_mm - 0.5 * mapping.stretch * math.hypot(*wide.spacing(spacing)) - 0.5 * max(spacing)
+    # a block's middle tells the level of its voxels to half its diagonal, in the donor's mm, and a voxel's of the crop
+    lowest = -paste.seam_mm - 0.5 * mapping.stretch * math.hypot(*wide.spacing(spacing)) - math.hypot(*spacing)
     blocks = tight_blocks(level_blocks, lowest)
     lattice, voxels = wide.cut(blocks)
     box = tuple(slice(w.start + v.start, w.start + v.stop) for w, v in zip(wide_box, voxels, strict=True))

@@ -14,6 +14,13 @@ from typing import Any
 from nnunet_synthtumour.dataset_folders import RESULTS, dataset_name, nnunet_folder
 from nnunet_synthtumour.errors import UserError
 
+BEST, LAST = "checkpoint_best.pth", "checkpoint_final.pth"
+
+
+def usual_checkpoint(trainer: str) -> str:
+    """A junior is its epoch that was chosen, a senior its last one (docs/senior_trainer.md)."""
+    return LAST if "Senior" in trainer else BEST
+
 
 @dataclass(frozen=True)
 class Junior:

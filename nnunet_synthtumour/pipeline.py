@@ -160,6 +160,8 @@ class Run(Recipe):
         for fold in o.folds:
             if fold != "all" and fold not in map(str, range(5)):
                 raise UserError(f"--folds {fold} is not a fold; nnU-Net's are 0 to 4 and all.")
+        if "cascade" in o.configuration:
+            raise UserError(f"-c {o.configuration} cannot be trained on grown lesions; choose 3d_fullres or 3d_lowres.")
         o.plans_name()
         if o.device == "cuda":
             import torch

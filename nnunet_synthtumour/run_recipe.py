@@ -10,6 +10,7 @@ from pathlib import Path
 from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.junior_model import BEST, LAST
 from nnunet_synthtumour.lesion_model import preset_files
 from nnunet_synthtumour.schema import parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
@@ -20,7 +21,6 @@ JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
 PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans", "TinyPlanner": "nnUNetTinyPlans",
             "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
             "nnUNetPlannerResEncXL": "nnUNetResEncUNetXLPlans"}  # fmt: skip
-BEST, LAST = "checkpoint_best.pth", "checkpoint_final.pth"
 
 
 def checkpoint_of(round_: int) -> str:

@@ -98,6 +98,7 @@ def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pyte
         (("--healthy", "/nowhere"), "is not a folder"),
         (("--rounds", "0"), "--rounds is 0"),
         (("--folds", "7"), "is not a fold"),
+        (("-c", "3d_cascade_fullres"), "choose 3d_fullres or 3d_lowres"),
         (("--preset", "gliomas"), "gliomas"),
         (("-d", "999"), "choose -d"),
         (("-pl", "SomebodysPlanner"), "name them with -p"),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from batchgenerators.utilities.file_and_folder_operations import save_json
+from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -202,6 +203,21 @@ class AveragingTrainer(nnUNetTrainer):
     def _use_average(self, averaged: bool) -> None:
         if isinstance(self.optimizer, Averaging):
             self.optimizer.exchange(averaged)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's, which writes predictions for the next stage of a cascade only where that stage is preprocessed:
+        it would break off otherwise, with all training done."""
+        configuration = self.configuration_manager.configuration
+        names = self.configuration_manager.next_stage_names
+        dataset = Path(str(nnUNet_preprocessed)) / self.plans_manager.dataset_name
+        configuration["next_stage"] = [
+            name for name in names or []
+            if (dataset / self.plans_manager.get_configuration(name).data_identifier).is_dir()
+        ] or None  # fmt: skip
+        try:
+            super().perform_actual_validation(save_probabilities)
+        finally:
+            configuration["next_stage"] = names
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's moving average of the Dice remembers ten epochs of a thousand. A training of ten epochs would never

@@ -90,7 +90,9 @@ class FixedPatchLoader(HostPatchLoader):
     def sample(self, patch: FixedPatch) -> dict[str, Any]:
         """The patch, the same whenever and wherever it is asked for."""
         with torch.no_grad(), seeded(self.seed, patch.index):
-            sample = self.grow(patch, self.patch_at(patch.case, in_host=True, oversample=True))
+            sample = self.patch_at(patch.case, in_host=True, oversample=True)
+            if patch.case in self.healthy:  # what others do not know is no host
+                sample = self.grow(patch, sample)
             return self.transforms(**sample) if self.transforms is not None else sample
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch._dynamo import OptimizedModule
 
 from nnunet_synthtumour.donor_cutting import build_bank
-from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.errors import Refusal, UserError
 from nnunet_synthtumour.settings import LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.donors import Donors
 from nnunet_synthtumour.trainers.fixed_patches import PASTED, SHIFTED, FixedPatch
@@ -34,7 +34,8 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
     CHOOSING = (PASTED, SHIFTED)
     BESIDE: ClassVar[dict[str, str]] = {PASTED: "pasted_dice", SHIFTED: "shifted_dice"}
 
-    donors: Donors
+    donors: Donors | None = None
+    _restoring = False
 
     def _refuse_what_cannot_work(self) -> None:
         super()._refuse_what_cannot_work()
@@ -50,8 +51,16 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
     def initialize(self) -> None:
         first = not self.was_initialized
         super().initialize()
-        if first and self.settings.senior.start == "junior":
+        if first and not self._restoring and self.settings.senior.start == "junior":
             self.load_junior(self.junior_checkpoint())
+
+    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """A senior's own weights need no junior any more."""
+        self._restoring = True
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        finally:
+            self._restoring = False
 
     def default_lr(self) -> float:
         """A smaller one where the junior's weights are the start of SGD, whose usual one would undo them first."""
@@ -90,6 +99,12 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
 
     def initialize_donors(self) -> None:
         """Open the bank, which the first rank builds where it is missing or out of date."""
+        try:
+            self.donors = self._opened_donors()
+        except UserError as error:
+            raise Refusal(str(error)) from error
+
+    def _opened_donors(self) -> Donors:
         train, val = ([case for case in cases if case not in self.healthy] for cases in self.do_split())
         configuration = self.configuration_manager
         folder = Path(self.preprocessed_dataset_folder_base) / f"donors_{configuration.data_identifier}"
@@ -101,14 +116,20 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
             )  # fmt: skip
         if self.is_ddp:
             dist.barrier()
-        self.donors = Donors(folder, self.settings, configuration.spacing, self.lesions.ignore_label, train, val,
-                             self.lesions.renormaliser)  # fmt: skip
-        for line in self.donors.describe():
+        donors = Donors(folder, self.settings, configuration.spacing, self.lesions.ignore_label, train, val,
+                        self.lesions.renormaliser)  # fmt: skip
+        for line in donors.describe():
             self.print_to_log_file(line)
+        return donors
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         self.initialize_donors()
         return super().get_dataloaders()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        if self.donors is None:  # --val, or nothing was left to train: there were no loaders
+            self.initialize_donors()
+        super().perform_actual_validation(save_probabilities)
 
     def labelled_share(self) -> float:
         return self.settings.senior.patients
@@ -117,14 +138,17 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
         return {PASTED: healthy, **{SHIFTED: super().validation_cases(healthy, real)[SHIFTED]}}
 
     def growth_for_training(self, patch_size: Sequence[int]) -> Callable[[str, Sample], Sample]:
+        assert self.donors is not None
         return self.donors.for_training(patch_size, super().growth_for_training(patch_size))
 
     def growth_for_validation(self, patch_size: Sequence[int]) -> Callable[[FixedPatch, Sample], Sample]:
+        assert self.donors is not None
         return self.donors.for_validation(patch_size, super().growth_for_validation(patch_size))
 
     def grow_volume(
         self, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         """`data` and `seg` of a held-out healthy case with a tumour of a held-out patient."""
+        assert self.donors is not None
         with seeded(self.settings.validation.seed, *case.encode()):
             return self.donors.in_volume(data, seg)

@@ -161,7 +161,13 @@ class SynthTumourTrainer(AveragingTrainer):
         patches = list_patches(
             self.validation_cases(healthy, real), self.settings.validation.patches, self.settings.validation.affected
         )
-        return batches_of_rank(patches, self.batch_size, self.local_rank, self.ranks)
+        of_ranks = [batches_of_rank(patches, self.batch_size, rank, self.ranks) for rank in range(self.ranks)]
+        if not all(of_ranks):
+            raise Refusal(
+                f"The {len(patches)} fixed patches make too few batches for {self.ranks} GPUs; raise "
+                "validation.patches or use fewer."
+            )
+        return of_ranks[self.local_rank]
 
     def validation_cases(self, healthy: list[str], real: list[str]) -> dict[str, list[str]]:
         """The cases of each kind of fixed patches."""

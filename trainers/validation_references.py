@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 
@@ -49,17 +50,29 @@ def write_reference(
 ) -> None:
     """Write a label map (1, X, Y, Z) of the preprocessed grid as a file in the geometry of the raw image.
 
-    nnU-Net's own export of predictions does the resampling, so that prediction and reference go the same way.
+    nnU-Net's own export of predictions does the resampling, so that prediction and reference go the same way. The ignore
+    label, which no prediction has, goes it as a label of its own.
     """
-    logits = _logits_of(torch.from_numpy(seg[0]), plans, dataset_json)
-    export_prediction_from_logits(
-        logits, properties, configuration, plans, dataset_json, str(file), num_threads_torch=1
-    )
+    labels, manager = torch.from_numpy(seg[0]), plans.get_label_manager(dataset_json)
+
+    def back(values: torch.Tensor, of: LabelManager) -> np.ndarray:
+        return np.asarray(convert_predicted_logits_to_segmentation_with_correct_shape(
+            _logits_of(values, of), plans, configuration, of, properties, num_threads_torch=1
+        ))  # fmt: skip
+
+    reference = back(labels, manager)
+    if manager.has_ignore_label:
+        unsure = labels == manager.ignore_label
+        if bool(unsure.any()):
+            reference[back(unsure.short(), LabelManager({"background": 0, "unsure": 1}, None)) > 0] = (
+                manager.ignore_label
+            )
+    writer = plans.image_reader_writer_class()
+    writer.write_seg(reference, f"{file}{dataset_json['file_ending']}", properties)
 
 
-def _logits_of(labels: torch.Tensor, plans: PlansManager, dataset_json: dict[str, Any]) -> torch.Tensor:
+def _logits_of(labels: torch.Tensor, manager: LabelManager) -> torch.Tensor:
     """What a network that is sure of `labels` would put out: +1 where a head applies, -1 elsewhere."""
-    manager = plans.get_label_manager(dataset_json)
     heads = manager.foreground_regions if manager.has_regions else manager.all_labels
     logits = torch.empty((len(heads), *labels.shape), dtype=torch.float32)
     labels = labels.clamp(min=0)  # nnU-Net marks what lies outside of the image with -1

@@ -17,16 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: %(default)s")
     parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="default: %(default)s")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds (default: all that are trained)")
-    parser.add_argument("-chk", default="checkpoint_best.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "-chk", metavar="FILE", help="checkpoint (default: checkpoint_best.pth, of a senior checkpoint_final.pth)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    from nnunet_synthtumour.junior_model import Junior
+    from nnunet_synthtumour.junior_model import Junior, usual_checkpoint
     from nnunet_synthtumour.model_export import export
 
-    model = Junior.find(args.d, args.tr, args.p, args.c, args.f, args.chk)
+    checkpoint = args.chk or usual_checkpoint(args.tr)
+    model = Junior.find(args.d, args.tr, args.p, args.c, args.f, checkpoint)
     inside = export(model, args.o)
-    print(f"{args.o}: {inside}, {len(model.folds)} fold(s) of {args.chk}, {args.o.stat().st_size / 1e6:.1f} MB")
+    print(f"{args.o}: {inside}, {len(model.folds)} fold(s) of {checkpoint}, {args.o.stat().st_size / 1e6:.1f} MB")
     print(f"nnUNetv2_install_pretrained_model_from_zip {args.o}")
     print(
         f"nnUNetv2_predict -d {model.folder.parent.name} -p {args.p} -c {args.c} -f {' '.join(model.folds)} -i IN -o OUT"

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="its plans (default: %(default)s)")
     parser.add_argument("-c", default="3d_fullres", metavar="CONFIGURATION", help="default: %(default)s")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds that vote (default: all that are trained)")
-    parser.add_argument("-chk", default="checkpoint_best.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
+    parser.add_argument(
+        "-chk", metavar="FILE", help="checkpoint (default: checkpoint_best.pth, of a senior checkpoint_final.pth)"
+    )
     parser.add_argument(
         "--junior", metavar="DATASET", help="data set on which the junior was trained, if not -d (later rounds)"
     )
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     import json
     import os
 
+    from nnunet_synthtumour.junior_model import usual_checkpoint
     from nnunet_synthtumour.pseudolabels import PseudoLabelOptions, pseudolabel
     from nnunet_synthtumour.senior_dataset import PROVENANCE
 
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
         plans=args.p,
         configuration=args.c,
         folds=tuple(args.f) if args.f else None,
-        checkpoint=args.chk,
+        checkpoint=args.chk or usual_checkpoint(args.tr),
         rules={key: getattr(args, key) for key in RULES if getattr(args, key) is not None},
         device=args.device,
         num_parts=args.num_parts,

@@ -28,6 +28,19 @@ def test_trains_and_validates_with_pasted_and_shifted_patches(toy: Path, configu
     assert "Donors: " in text
     assert "pasted and shifted" in text
 
+    # --val of another process: no loaders, and the junior and the next stage of a cascade are not there
+    summary = Path(trainer.output_folder) / "validation" / "summary.json"
+    scores = summary.read_text(encoding="utf-8")
+    summary.unlink()
+    again = make_trainer(toy, SynthTumourSeniorTrainer, configuration, resume=True, **SCRATCH | {"senior": {}})
+    again.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    plans = again.plans_manager.plans["configurations"]
+    plans["next"] = {**plans[configuration], "data_identifier": "never_preprocessed"}
+    again.configuration_manager.configuration["next_stage"] = "next"
+    again.perform_actual_validation()
+    assert summary.read_text(encoding="utf-8") == scores
+    assert again.configuration_manager.next_stage_names == ["next"]
+
 
 def test_training_patches_show_donors_patients_and_grown_lesions_in_their_shares(toy: Path) -> None:
     trainer = make_trainer(toy, SynthTumourSeniorTrainer, **SCRATCH)
@@ -110,6 +123,13 @@ def test_without_patients_it_says_what_to_do(toy: Path) -> None:
     roles = {f"case_{i:03d}": "healthy" for i in range(6)} | {f"case_{i:03d}": "unlabelled" for i in (6, 7)}
     with pytest.raises(Refusal, match="synthtumour pseudolabel"):
         make_trainer(toy, SynthTumourSeniorTrainer, roles=roles)
+
+
+def test_without_a_donor_it_says_so(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourSeniorTrainer, **SCRATCH | {"donors": {"smallest_ml": 500.0}})
+    trainer.initialize()
+    with pytest.raises(Refusal, match="has a tumour of at least"):
+        trainer.get_dataloaders()
 
 
 def test_a_whole_case_shows_a_donor_of_a_held_out_patient(toy: Path) -> None:

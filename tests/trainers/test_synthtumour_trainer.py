@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.errors import Refusal, UserError
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import IGNORE, NAME, make_trainer
 
@@ -146,6 +146,25 @@ def test_the_same_seed_gives_the_same_curve(toy: Path) -> None:
         log = trainer.logger.local_logger.my_fantastic_logging
         curves.append((log["train_losses"], log["val_losses"], log["mean_fg_dice"]))
     assert curves[0] == curves[1]
+
+
+def test_nothing_is_put_into_fixed_patches_of_real_cases(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, validation={"shift": "real", "patches": 4})
+    trainer.initialize()
+    _, val = trainer.get_dataloaders()
+    loader, grown = val.data_loader, []
+    loader.grow = lambda patch, sample: grown.append(patch.case) or sample
+    seen = {case for _ in range(trainer.num_val_iterations_per_epoch) for case in next(val)["keys"]}
+    assert seen - trainer.healthy
+    assert set(grown) == seen & trainer.healthy
+
+
+def test_more_gpus_than_fixed_patches_are_refused(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, validation={"patches": 1})
+    trainer.batch_size = 2
+    monkeypatch.setattr(SynthTumourTrainer, "ranks", property(lambda self: 3))
+    with pytest.raises(Refusal, match=r"validation\.patches"):
+        trainer.validation_batches(trainer.do_split()[1])
 
 
 @pytest.mark.parametrize("shift", ["paper", "preset", "noise", "real"])
