@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from torch import Tensor, nn
 
+from nnunet_synthtumour.registration.fields import resize
 from nnunet_synthtumour.registration.strides import total_stride
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.registration.velocity import (
@@ -21,6 +22,12 @@ from nnunet_synthtumour.registration.velocity import (
     displacements_of,
     limit_velocity,
 )
+
+
+def on_image(velocity: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """A network's velocity on the grid of its images, without the padding to multiples of its total `stride`."""
+    padded = tuple(-(-size // s) * s for size, s in zip(shape, stride, strict=True))
+    return resize(velocity, padded)[(slice(None), slice(None), *[slice(size) for size in shape])]
 
 
 def unet_from_plans(

@@ -43,11 +43,11 @@ def carry_to_all(
     if rank == 0:
         files = [scratch / f"{target}.json" for target in targets]
         rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        for file in (*files, scratch / MARK):
-            file.unlink()
         finish(scratch, rows)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.replace(folder)
+        for file in (*files, scratch / MARK):  # until now, a run that is killed has all it needs to go on
+            (folder / file.name).unlink()
     _wait(ranks)
 
 

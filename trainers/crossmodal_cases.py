@@ -23,11 +23,12 @@ class TwoModalities:
     """`WholeCases` of targets and sources as one collection; the sources' labels carry the values of the target's."""
 
     def __init__(self, targets: WholeCases, sources: WholeCases, values: dict[int, int]) -> None:
-        if targets.grid.shape != sources.grid.shape:
+        same_mm = np.allclose(targets.spacing, sources.spacing, rtol=1e-2)
+        if targets.grid.shape != sources.grid.shape or not same_mm:
+            mine, theirs = (f"{_x(c.grid.shape)} voxels of {_x(c.spacing)} mm" for c in (targets, sources))
             raise Refusal(
-                f"The target's images have {_x(targets.grid.shape)} voxels and the source's {_x(sources.grid.shape)} at the "
-                "plans' spacing, but registration needs one grid; run 'synthtumour align' on both with one --reference, "
-                "and plan both with the same planner."
+                f"By their plans, the target's images have {mine} and the source's {theirs}, but registration needs one "
+                "grid; run 'synthtumour align' on both with one --reference, and plan both with the same planner."
             )
         self.targets, self.sources, self.values = targets, sources, values
         self.grid = targets.grid
@@ -94,7 +95,10 @@ def _preprocessed(dataset: str) -> Path:
 def _shared_labels(source: dict[str, Any], target: dict[str, Any], name: str) -> dict[int, int]:
     """Value in the source -> value in the target, by name."""
     ignored = ("background", "ignore")
-    values = {int(value): int(target[key]) for key, value in source.items() if key in target and key not in ignored}
+    values = {
+        value: int(target[key]) for key, value in source.items()
+        if key in target and key not in ignored and isinstance(value, int)  # a region is no label
+    }  # fmt: skip
     if not values:
         known = ", ".join(key for key in target if key not in ignored)
         raise Refusal(f"{name} has none of the target's labels ({known}); give structures the same names in both.")
@@ -111,5 +115,5 @@ def paired_or_drawn(target: str, sources: Sequence[str], paired: bool, n: int, s
     return sorted(str(case) for case in generator.choice(list(sources), min(n, len(sources)), replace=False))
 
 
-def _x(shape: Sequence[int]) -> str:
-    return " x ".join(str(n) for n in shape)
+def _x(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -172,6 +172,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def _begin_with_carried_labels(self) -> None:
         first = not is_complete(self.carried_folder)
+        self._save_before_carrying()
         self.carry_labels()
         if self.dataloader_train is not self.dataloader_pairs:
             self.dataloader_train._finish() if hasattr(self.dataloader_train, "_finish") else None
@@ -179,6 +180,15 @@ class CrossModalTrainer(DeepAtlasTrainer):
         self.dataloader_train, self.dataloader_val = self._target_loaders()
         if first:
             self._best_ema = None  # what was before had nothing to be measured by
+
+    def _save_before_carrying(self) -> None:
+        """A run that is killed while it carries goes on with this network, for which the labels so far were carried."""
+        if self.current_epoch:
+            self.current_epoch -= 1  # nnU-Net goes on with the epoch after that of a checkpoint
+            try:
+                self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
+            finally:
+                self.current_epoch += 1
 
     def carry_labels(self) -> None:
         """Register sources to every target, fuse their labels, ignore what is not trusted; with a report."""
@@ -268,7 +278,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         if self.local_rank == 0:
             writer = self.reference_writer(lent / "gt_segmentations")
             cases = self.dataset_class(self.preprocessed_dataset_folder, list(val))
-            writer.write(cases, lambda case: self.settings.roles[case] == LABELLED, self.label_manager.ignore_label)
+            writer.write(cases, lambda case: self.settings.roles[case] == LABELLED)
         if self.is_ddp:
             dist.barrier()
         mine, self.preprocessed_dataset_folder_base = self.preprocessed_dataset_folder_base, str(lent)

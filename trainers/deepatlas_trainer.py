@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.registration.model_files import save_model
+from nnunet_synthtumour.registration.model_files import FILE_NAME, save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
@@ -150,7 +150,14 @@ class DeepAtlasTrainer(AveragingTrainer):
         return super().get_dataloaders()
 
     def _whole_cases(self, cases: list[str]) -> WholeCases:
-        preprocessed = self.dataset_class(self.preprocessed_dataset_folder, sorted(set(cases)))
+        folder = self.preprocessed_dataset_folder
+        gone = sorted(set(cases) - set(self.dataset_class.get_identifiers(folder)))
+        if gone:
+            raise Refusal(
+                f"{len(gone)} cases of synthtumour.roles are not in {folder} ({gone[0]}, for one); preprocess the data set "
+                "again, or take them out of roles in its dataset.json."
+            )
+        preprocessed = self.dataset_class(folder, sorted(set(cases)))
         return WholeCases(preprocessed, self.configuration_manager.spacing, self.plans_manager.transpose_forward)
 
     def _validation_of(self, cases: WholeCases, train: list[str], val: list[str]) -> PairValidation:
@@ -167,7 +174,7 @@ class DeepAtlasTrainer(AveragingTrainer):
     def fit_labels(self, cases: WholeCases, labelled: list[str]) -> None:
         """Labels for all unlabelled cases, in `carried_folder`; those of an earlier run with the same settings are kept."""
         mark = {"labelled": labelled, "unlabelled": self.fitted_to, "plans": self.plans_manager.plans_name,
-                "spacing": list(self.configuration_manager.spacing), "images": digest_of(cases, labelled),
+                "spacing": list(self.configuration_manager.spacing), "images": digest_of(cases, [*labelled, *self.fitted_to]),
                 "normalisation": list(self.configuration_manager.normalization_schemes),
                 "configuration": self.configuration_name, "iterations": self.settings.deepatlas.fitted,
                 "sources": self.settings.deepatlas.sources,
@@ -341,12 +348,13 @@ class DeepAtlasTrainer(AveragingTrainer):
         """nnU-Net's, then the registration of validation pairs, and the network as `synthtumour register` takes it."""
         super().perform_actual_validation(save_probabilities)
         assert self.registration is not None
+        if not hasattr(self, "pair_validation"):
+            self.get_dataloaders_for_pairs()  # on all ranks, which meet where the split is written
         if self.local_rank == 0:
-            if not hasattr(self, "pair_validation"):
-                self.get_dataloaders_for_pairs()
             folder = Path(self.output_folder)
             self.pair_validation.write(self.registration, self.device, folder / "validation")
-            save_model(folder, self.registration.architecture, self.registration.bare)
+            if not (folder / FILE_NAME).is_file():
+                self._save_registration()
 
     def get_dataloaders_for_pairs(self) -> None:
         """Only what validation needs of `get_dataloaders`."""
@@ -370,8 +378,15 @@ class DeepAtlasTrainer(AveragingTrainer):
             raise Refusal("This checkpoint holds no registration network; it was not written by DeepAtlasTrainer.")
         self.registration.load_state(checkpoint["registration"])
 
+    def _save_registration(self) -> None:
+        """As `synthtumour register` takes it: of the end of the training, whichever checkpoint is validated later."""
+        assert self.registration is not None
+        save_model(Path(self.output_folder), self.registration.architecture, self.registration.bare)
+
     def on_train_end(self) -> None:
         super().on_train_end()
+        if self.local_rank == 0:
+            self._save_registration()
         if hasattr(self.dataloader_pairs, "_finish"):
             self.dataloader_pairs._finish()
 

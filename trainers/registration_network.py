@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_synthtumour.registration.model_files import Architecture
 from nnunet_synthtumour.registration.msc_gunet import GraphRegistration
+from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.settings import RegistrationSettings
 from nnunet_synthtumour.trainers.gradient_step import descend
@@ -92,12 +93,12 @@ class RegistrationLearner:
         return both
 
     def velocity(self, moving: Tensor, fixed: Tensor) -> Tensor:
-        """The finest velocity, for use, not for training."""
+        """The finest velocity, for use, not for training; on the grid of the images."""
         self.network.eval()
         with torch.no_grad():
             velocities, _ = self.velocities_and_graph_loss(self._alone(moving, fixed))
         self.network.train()
-        return velocities[0]
+        return on_image(velocities[0], fixed.shape[2:], self._net.total_stride)
 
     @property
     def guide(self) -> StructureGuide | None:

@@ -24,20 +24,17 @@ class ReferenceWriter:
         self.folder, self.given = folder, given
         self.configuration, self.plans, self.dataset_json = configuration, plans, dataset_json
 
-    def write(self, dataset: Any, is_given: Callable[[str], bool], ignored: int | None = None) -> None:
-        """`is_given` says of which cases there is a file to be copied; in those that are loaded, voxels of the value
-        `ignored` become background."""
+    def write(self, dataset: Any, is_given: Callable[[str], bool]) -> None:
+        """`is_given` says of which cases there is a file to be copied."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for case in dataset.identifiers:
             if is_given(case):
                 shutil.copy(self.given / (case + self.dataset_json["file_ending"]), self.folder)
                 continue
             _, seg, _, properties = dataset.load_case(case)
-            seg = np.asarray(seg)
             write_reference(
-                seg if ignored is None else np.where(seg == ignored, 0, seg), properties, self.folder / case,
-                self.configuration, self.plans, self.dataset_json,
-            )  # fmt: skip
+                np.asarray(seg), properties, self.folder / case, self.configuration, self.plans, self.dataset_json
+            )
 
 
 def write_reference(
@@ -53,7 +50,7 @@ def write_reference(
     nnU-Net's own export of predictions does the resampling, so that prediction and reference go the same way. The ignore
     label, which no prediction has, goes it as a label of its own.
     """
-    labels, manager = torch.from_numpy(seg[0]), plans.get_label_manager(dataset_json)
+    labels, manager = torch.from_numpy(np.array(seg[0])), plans.get_label_manager(dataset_json)
 
     def back(values: torch.Tensor, of: LabelManager) -> np.ndarray:
         return np.asarray(convert_predicted_logits_to_segmentation_with_correct_shape(

@@ -129,8 +129,10 @@ class WholeCases:
     ) -> None:
         self.dataset = dataset
         self.cases = list(dataset.identifiers)
+        self.spacing = tuple(float(mm) for mm in spacing)
         self.grid = common_grid({case: dataset.load_case(case)[3] for case in self.cases}, spacing, transpose_forward)
-        self._keep = max(2, keep_voxels // int(np.prod(self.grid.shape)))
+        channels = dataset.load_case(self.cases[0])[0].shape[0]
+        self._keep = max(2, keep_voxels // (channels * int(np.prod(self.grid.shape))))
         self._load = lru_cache(maxsize=self._keep)(self._read)
 
     def __getitem__(self, case: str) -> Whole:

@@ -128,6 +128,32 @@ def test_a_killed_run_carries_only_what_is_missing(two: Path, monkeypatch: pytes
     assert len(done) == 2 * len(TARGETS), "another network carries all labels anew"
 
 
+def test_a_training_that_is_killed_while_it_carries_goes_on_with_the_same_network(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry, done = Crossing.to_target, []
+
+    def dies_at_the_third(crossing: Crossing, target: str, folder: Path) -> dict[str, Any]:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(target)
+        return carry(crossing, target, folder)
+
+    monkeypatch.setattr(Crossing, "to_target", dies_at_the_third)
+    trainer = trainer_of(two)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_training()
+    kept = list(done)
+    monkeypatch.setattr(
+        Crossing, "to_target", lambda crossing, target, folder: done.append(target) or carry(crossing, target, folder)
+    )
+    resumed = trainer_of(two, resume=True)
+    resumed.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    assert resumed.current_epoch == 1
+    resumed.run_training()
+    assert done == [*kept, *(c for c in TARGETS if c not in kept)]
+
+
 def test_the_graph_network_trains(two: Path) -> None:
     trainer = trainer_of(two, network="mscgunet", sources=1)
     assert [trainer.stage(e) for e in range(2)] == [ALONE, SEGMENTATION]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.trainers import deepatlas_trainer
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from tests.toy_dataset import make_trainer
 
@@ -64,7 +65,16 @@ def test_nothing_is_mirrored_unless_the_settings_say_so(
     assert trainer.inference_allowed_mirroring_axes == axes
 
 
-def test_patches_come_from_labelled_images_others_with_fitted_labels_and_warped_ones(toy: Path) -> None:
+def test_a_case_that_was_removed_from_the_data_is_named(toy: Path) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT | {"roles": {**ROLES, "case_099": "unlabelled"}})
+    trainer.initialize()
+    with pytest.raises(Refusal, match="case_099"):
+        trainer.get_dataloaders()
+
+
+def test_patches_come_from_labelled_images_others_with_fitted_labels_and_warped_ones(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"fitted": 5, "manual": 0.5})
     trainer.initialize()
     trainer.get_dataloaders()
@@ -80,6 +90,13 @@ def test_patches_come_from_labelled_images_others_with_fitted_labels_and_warped_
     again.initialize()
     again.get_dataloaders()
     assert (trainer.carried_folder / "carried_labels.json").stat().st_mtime_ns == written
+
+    digest = deepatlas_trainer.digest_of  # as if an unlabelled image had been replaced
+    monkeypatch.setattr(
+        deepatlas_trainer, "digest_of", lambda cases, names: digest(cases, names) + str("case_000" in names)
+    )
+    again.fit_labels(again.pair_validation.cases, ["case_006", "case_007"])
+    assert (trainer.carried_folder / "carried_labels.json").stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize("deepatlas", [{"guided": False, "fitted": 0}, {"alone": 0.0, "fitted": 0}])

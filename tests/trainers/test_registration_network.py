@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_synthtumour.registration.instance import displacements_on
+from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
+from tests.toy_dataset import make_trainer
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (18, 21, 17)])
+def test_a_velocity_covers_the_images_and_not_their_padding(toy: Path, shape: tuple[int, ...]) -> None:
+    roles = {f"case_{i:03d}": "labelled" if i > 5 else "unlabelled" for i in range(8)}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles)
+    trainer.initialize()
+    learner = trainer.registration
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.bare.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    moving, fixed = torch.rand(1, 1, *shape), torch.rand(1, 1, *shape)
+    velocity, expected = learner.velocity(moving, fixed), learner.register(moving, fixed)[0]
+    assert velocity.shape[2:] == shape
+    found = displacements_on(velocity, shape)[0]
+    assert expected.abs().mean() > 0.2
+    inner = (slice(None), slice(None), *[slice(3, -3)] * 3)  # at the faces the padding has moved, too
+    assert (found - expected)[inner].abs().mean() < 0.15 * expected[inner].abs().mean()
