@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,26 +100,36 @@ def test_a_segmenter_may_begin_with_warped_sources(two: Path) -> None:
     assert np.isfinite(log["train_losses"]).all() and np.isfinite(log["similarity_loss"][0])
 
 
-def test_a_killed_run_carries_only_what_is_missing(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of(two)
-    trainer.initialize()
-    trainer._open_cases()
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Callable[[], None]]:
+    """The targets to which labels were carried; carrying dies at the third until the second value is called."""
     carry, done = Crossing.to_target, []
 
-    def dies_at_the_third(crossing: Crossing, target: str, folder: Path) -> dict[str, Any]:
-        if len(done) == 2:
-            raise KeyboardInterrupt
+    def to_target(crossing: Crossing, target: str, folder: Path) -> dict[str, Any]:
         done.append(target)
         return carry(crossing, target, folder)
 
-    monkeypatch.setattr(Crossing, "to_target", dies_at_the_third)
+    def dies(crossing: Crossing, target: str, folder: Path) -> dict[str, Any]:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return to_target(crossing, target, folder)
+
+    monkeypatch.setattr(Crossing, "to_target", dies)
+    return done, lambda: monkeypatch.setattr(Crossing, "to_target", to_target)
+
+
+def test_a_killed_run_carries_only_what_is_missing(
+    two: Path, killed: tuple[list[str], Callable[[], None]]
+) -> None:  # fmt: skip
+    done, revive = killed
+    trainer = trainer_of(two)
+    trainer.initialize()
+    trainer._open_cases()
     with pytest.raises(KeyboardInterrupt):
         trainer.carry_labels()
     assert not trainer.carried_folder.exists()
     kept = list(done)
-    monkeypatch.setattr(
-        Crossing, "to_target", lambda crossing, target, folder: done.append(target) or carry(crossing, target, folder)
-    )
+    revive()
     trainer.carry_labels()
     assert done == [*kept, *(c for c in TARGETS if c not in kept)]
     assert not [file for file in trainer.carried_folder.glob("*.json") if file.name != "carried_labels.json"]
@@ -129,24 +140,14 @@ def test_a_killed_run_carries_only_what_is_missing(two: Path, monkeypatch: pytes
 
 
 def test_a_training_that_is_killed_while_it_carries_goes_on_with_the_same_network(
-    two: Path, monkeypatch: pytest.MonkeyPatch
+    two: Path, killed: tuple[list[str], Callable[[], None]]
 ) -> None:
-    carry, done = Crossing.to_target, []
-
-    def dies_at_the_third(crossing: Crossing, target: str, folder: Path) -> dict[str, Any]:
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(target)
-        return carry(crossing, target, folder)
-
-    monkeypatch.setattr(Crossing, "to_target", dies_at_the_third)
+    done, revive = killed
     trainer = trainer_of(two)
     with pytest.raises(KeyboardInterrupt):
         trainer.run_training()
     kept = list(done)
-    monkeypatch.setattr(
-        Crossing, "to_target", lambda crossing, target, folder: done.append(target) or carry(crossing, target, folder)
-    )
+    revive()
     resumed = trainer_of(two, resume=True)
     resumed.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
     assert resumed.current_epoch == 1
