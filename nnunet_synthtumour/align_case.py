@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from nnunet_synthtumour.align_checks import draw_check
 from nnunet_synthtumour.align_reference import background_value, grid_centre, read_image
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import write_image
 from nnunet_synthtumour.registration.affine_alignment import affine_transform, similarity_after
 
 RECORDS = "cases"
@@ -30,10 +31,8 @@ class RawCase:
     label: Path | None
     outside: int
 
-    def stamp(self) -> list[list[Any]]:
-        """Changes when a file does, so that a second run knows what is out of date."""
-        files = [*self.images, *([self.label] if self.label else [])]
-        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    def files(self) -> list[Path]:
+        return [*self.images, *([self.label] if self.label else [])]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Task:
     ending: str
     reference: Path
     grid: Path
-    reference_case: str
+    reference_case: str | None
+    reference_stamp: list[Any]
     kind: str
     cross_modality: bool
     seed: int
@@ -52,19 +52,40 @@ class Task:
     intensities: bool
     partners: dict[str, Path] | None = None  # case -> what it is aligned to, in place of one reference for all
 
+    def results(self, case: RawCase) -> list[Path]:
+        """The files that are made of a case."""
+        images = [self.out / "imagesTr" / f"{case.name}_{c:04d}{self.ending}" for c in range(len(case.images))]
+        labels = [self.out / "labelsTr" / f"{case.name}{self.ending}"] if case.label else []
+        return [
+            *images,
+            *labels,
+            self.out / "transforms" / f"{case.name}.tfm",
+            self.out / "checks" / f"{case.name}.png",
+        ]
 
-def finished(case: RawCase, out: Path) -> dict[str, Any] | None:
-    """The record of a case that an earlier run finished from the same files."""
+    def stamp(self, case: RawCase) -> list[Any]:
+        """Changes when a file of the case does, or what it is aligned to: a second run then does it anew."""
+        partner = [] if self.partners is None else [self.partners[case.name]]
+        return [*stamp_of([*case.files(), *partner]), *self.reference_stamp]
+
+
+def stamp_of(files: Sequence[Path]) -> list[Any]:
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def finished(case: RawCase, task: Task) -> dict[str, Any] | None:
+    """The record of a case that an earlier run finished from the same files, if what it made is still there."""
     try:
-        record: dict[str, Any] = json.loads((out / RECORDS / f"{case.name}.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((task.out / RECORDS / f"{case.name}.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return None
-    return record if record.get("files") == case.stamp() else None
+    same = record.get("files") == task.stamp(case) and all(file.is_file() for file in task.results(case))
+    return record if same else None
 
 
 def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     """Write the files of one case and return its record, which is written last: what has a record is whole."""
-    done = finished(case, task.out)
+    done = finished(case, task)
     if done is not None:
         return done
     if task.partners is None:
@@ -72,6 +93,8 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     else:
         reference = grid = read_image(task.partners[case.name])
     images = [read_image(file) for file in case.images]
+    for file, image in zip(case.images[1:], images[1:], strict=True):
+        _lie_where_nnunet_sees_it(image, file, images[0], case.images[0])
     if images[0].GetDimension() != reference.GetDimension():
         raise UserError(
             f"{case.images[0]} is {images[0].GetDimension()}D, the reference {reference.GetDimension()}D; "
@@ -83,12 +106,14 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     warped = [sitk.Resample(image, grid, transform, sitk.sitkLinear, background_value(image)) for image in images]
     for channel, image in enumerate(warped):
         file = task.out / "imagesTr" / f"{case.name}_{channel:04d}{task.ending}"
-        write_whole(file, lambda at, image=image: sitk.WriteImage(image, str(at)))  # type: ignore[misc]
+        write_whole(file, lambda at, image=image: write_image(image, at))  # type: ignore[misc]
     label = None
     if case.label is not None:
-        label = sitk.Resample(read_image(case.label), grid, transform, sitk.sitkNearestNeighbor, case.outside)
+        label = read_image(case.label)
+        _lie_where_nnunet_sees_it(label, case.label, images[0], case.images[0])
+        label = sitk.Resample(label, grid, transform, sitk.sitkNearestNeighbor, case.outside)
         file = task.out / "labelsTr" / f"{case.name}{task.ending}"
-        write_whole(file, lambda at: sitk.WriteImage(label, str(at)))
+        write_whole(file, lambda at: write_image(label, at))
     write_whole(
         task.out / "transforms" / f"{case.name}.tfm", lambda at: sitk.WriteTransform(_plain(transform), str(at))
     )
@@ -101,11 +126,19 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
         "matrix": np.round(_matrix(transform), 6).tolist(),
         "problem": problem,
         "intensities": _intensities(warped, label, task) if task.intensities else None,
-        "files": case.stamp(),
+        "files": task.stamp(case),
     }
     text = json.dumps(record)
     write_whole(task.out / RECORDS / f"{case.name}.json", lambda at: at.write_text(text, encoding="utf-8"))
     return record
+
+
+def _lie_where_nnunet_sees_it(image: sitk.Image, file: Path, first: sitk.Image, first_file: Path) -> None:
+    """nnU-Net lays a case's files on one another voxel by voxel, whatever origin and direction their headers give."""
+    size_and_spacing = image.GetSize() == first.GetSize() and np.allclose(image.GetSpacing(), first.GetSpacing(), 1e-3)
+    if not size_and_spacing:
+        raise UserError(f"{file} has another size or spacing than {first_file}; resample one to the other.")
+    image.CopyInformation(first)
 
 
 def write_whole(file: Path, write: Callable[[Path], Any]) -> None:

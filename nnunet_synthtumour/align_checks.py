@@ -17,7 +17,7 @@ LEAST_DEVIATION = 0.02
 PLANES = ("sagittal", "coronal", "axial")
 
 
-def warnings_of(records: Sequence[dict[str, Any]], reference_case: str) -> dict[str, str]:
+def warnings_of(records: Sequence[dict[str, Any]], reference_case: str | None) -> dict[str, str]:
     """Why a case looks misaligned, for those that do: an outlier towards low similarity, or no better than before."""
     others = [record for record in records if record["case"] != reference_case]
     values = np.array([r["similarity"] for r in others if r["similarity"] is not None and r["problem"] is None])
@@ -64,7 +64,7 @@ def draw_check(reference: sitk.Image, image: sitk.Image, file: Path, title: str)
             picture, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=steps[0] / steps[1]
         )
         for level, colour in ((0.5, "tab:orange"), (1.5, "tab:cyan")):
-            if (parts > level).any() and (parts < level).any():
+            if min(parts.shape) > 1 and (parts > level).any() and (parts < level).any():
                 axis.contour(parts, [level], colors=colour, linewidths=0.8)
         axis.set_axis_off()
     figure.suptitle(f"{title} (lines: reference)", fontsize=9)
@@ -75,7 +75,7 @@ def draw_check(reference: sitk.Image, image: sitk.Image, file: Path, title: str)
 def _regions(image: sitk.Image) -> np.ndarray:
     """0, 1 and 2: dark, middling, bright, by Otsu's thresholds of the smoothed image; without its background if any."""
     background = background_of(image)
-    smooth = sitk.SmoothingRecursiveGaussian(sitk.Cast(image, sitk.sitkFloat32), [0.7 * s for s in image.GetSpacing()])
+    smooth = _smoothed(sitk.Cast(image, sitk.sitkFloat32), 0.7)
     if background is None:
         return sitk.GetArrayFromImage(sitk.OtsuMultipleThresholds(smooth, 2))
     inside = sitk.Cast(image != background, sitk.sitkUInt8)
@@ -86,6 +86,14 @@ def _regions(image: sitk.Image) -> np.ndarray:
     regions = mask.astype(np.uint8)
     regions[mask] += bright > 0
     return regions
+
+
+def _smoothed(image: sitk.Image, voxels: float) -> sitk.Image:
+    """By a Gaussian of so many voxels; the recursive one needs four of them along each axis."""
+    sigma = [voxels * mm for mm in image.GetSpacing()]
+    if min(image.GetSize()) < 4:
+        return sitk.DiscreteGaussian(image, [s * s for s in sigma])
+    return sitk.SmoothingRecursiveGaussian(image, sigma)
 
 
 def _centre(regions: np.ndarray) -> tuple[int, ...]:

@@ -14,7 +14,16 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from nnunet_synthtumour.align_case import RECORDS, SUBFOLDERS, RawCase, Task, align_case, finished, write_whole
+from nnunet_synthtumour.align_case import (
+    RECORDS,
+    SUBFOLDERS,
+    RawCase,
+    Task,
+    align_case,
+    finished,
+    stamp_of,
+    write_whole,
+)
 from nnunet_synthtumour.align_checks import warnings_of
 from nnunet_synthtumour.align_reference import AUTO, on_spacing, read_image, reference_image
 from nnunet_synthtumour.case_pool import CasePool
@@ -72,14 +81,15 @@ def align_dataset(options: AlignOptions) -> Aligned:
     }
     partners = _partners(options, cases)
     work = _work_folder(target, asked)
-    name = options.onto if options.onto is not None else _reference(work, cases, options)
+    name, stamp = (options.onto, []) if options.onto is not None else _reference(work, cases, options)
     block = dataset_json.get(BLOCK) or {}
     task = Task(
         out=work,
         ending=dataset_json["file_ending"],
         reference=work / REFERENCE,
         grid=work / GRID,
-        reference_case=name,
+        reference_case=name if options.onto is None and name in {case.name for case in cases} else None,
+        reference_stamp=stamp,
         kind=options.kind,
         cross_modality=options.cross_modality,
         seed=options.seed,
@@ -87,11 +97,11 @@ def align_dataset(options: AlignOptions) -> Aligned:
         intensities=bool(block.get("intensities")),
         partners=partners,
     )
-    kept = sum(finished(case, work) is not None for case in cases)
+    kept = sum(finished(case, task) is not None for case in cases)
     with CasePool(options.processes) as pool:
         records = pool.map(partial(align_case, task=task), cases, "aligning")
     _forget_others(work, cases, task.ending)
-    warnings = warnings_of(records, name)
+    warnings = warnings_of(records, task.reference_case)
     _conclude(work, target, dataset_json, records, {**asked, "reference": name}, warnings)
     if work != target:
         work.rename(target)
@@ -188,13 +198,18 @@ def _work_folder(target: Path, asked: dict[str, Any]) -> Path:
             raise UserError(
                 f"{target} was aligned from other images or with other options; choose another -o or remove it."
             )
+        _make_subfolders(target)
         return target
     if _asked(scratch / OPTIONS) != asked:
         shutil.rmtree(scratch, ignore_errors=True)
-    for sub in SUBFOLDERS:
-        (scratch / sub).mkdir(parents=True, exist_ok=True)
+    _make_subfolders(scratch)
     write_whole(scratch / OPTIONS, lambda at: at.write_text(json.dumps({"asked": asked}), encoding="utf-8"))
     return scratch
+
+
+def _make_subfolders(folder: Path) -> None:
+    for sub in SUBFOLDERS:
+        (folder / sub).mkdir(parents=True, exist_ok=True)
 
 
 def _asked(file: Path) -> dict[str, Any] | None:
@@ -204,18 +219,24 @@ def _asked(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> str:
-    """Choose and write the reference once; a second run keeps it, for the finished cases lie on its grid."""
+def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> tuple[str, list[Any]]:
+    """What the reference is called, and the stamp of its file. It is chosen and written once, for finished cases lie on
+    its grid; anew only where its file has changed since, and all cases with it."""
     chosen = work / "reference.json"
-    if chosen.is_file():
-        return str(json.loads(chosen.read_text(encoding="utf-8"))["reference"])
     images = {case.name: case.images[0] for case in cases}
+    if chosen.is_file():
+        kept = json.loads(chosen.read_text(encoding="utf-8"))
+        stamp = kept.get("stamp", [])
+        if all(not Path(file).is_file() or stamp_of([Path(file)]) == [[file, *of_file]] for file, *of_file in stamp):
+            return str(kept["reference"]), stamp
     name, image = reference_image(options.reference, images, options.cross_modality, options.seed, options.processes)
+    source = images.get(name, Path(name))
+    stamp = stamp_of([source.absolute()]) if source.is_file() else []  # a template is the mean of many
     grid = on_spacing(image, options.spacing)
     write_whole(work / REFERENCE, lambda at: sitk.WriteImage(image, str(at)))
     write_whole(work / GRID, lambda at: sitk.WriteImage(grid, str(at)))
-    write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name}), encoding="utf-8"))
-    return name
+    write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name, "stamp": stamp}), encoding="utf-8"))
+    return name, stamp
 
 
 def _forget_others(work: Path, cases: Sequence[RawCase], ending: str) -> None:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import check_complete, count_not_finite
 from nnunet_synthtumour.registration.affine_alignment import (
     affine_transform,
     background_of,
@@ -48,10 +49,13 @@ def reference_image(
 
 def read_image(file: Path) -> sitk.Image:
     """A 2D or 3D image of one value per voxel."""
+    check_complete(file)
     try:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         raise UserError(f"{file} cannot be read as an image; replace it.") from error
+    if count_not_finite(file, image):
+        raise UserError(f"{file} has voxels that are NaN or infinite; mend it or leave the case out.")
     if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
         raise UserError(f"{file} is not a 2D or 3D image of one value per voxel; split it into channels.")
     return image

@@ -203,9 +203,10 @@ def _scratch(target: Path) -> Iterator[Path]:
 
     What a killed run left behind is swept first.
     """
-    scratch, old = target.with_name(f".{target.name}.unfinished"), target.with_name(f".{target.name}.replaced")
+    # 'synthtumour align' keeps what it goes on with in .unfinished
+    scratch, old = target.with_name(f".{target.name}.preparing"), target.with_name(f".{target.name}.replaced")
     prefix = target.name.partition("_")[0]
-    for left in [*target.parent.glob(f".{prefix}_*.unfinished"), *target.parent.glob(f".{prefix}_*.replaced")]:
+    for left in [*target.parent.glob(f".{prefix}_*.preparing"), *target.parent.glob(f".{prefix}_*.replaced")]:
         shutil.rmtree(left, ignore_errors=True)
     for sub in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (scratch / sub).mkdir(parents=True)

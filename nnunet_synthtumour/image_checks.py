@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import UnusableImage, read_image
+from nnunet_synthtumour.image_files import UnusableImage, count_not_finite, read_image
 from nnunet_synthtumour.image_folders import Case
 from nnunet_synthtumour.settings import HEALTHY
 
@@ -88,13 +87,8 @@ def complain(cases: Sequence[Case]) -> None:
 
 
 def _not_finite(file: Path, image: sitk.Image) -> str:
-    """ITK's NIfTI reader turns NaN into 0 without a word, so those files are looked at with another reader."""
-    values = sitk.GetArrayViewFromImage(image)
-    if file.name.lower().endswith((".nii", ".nii.gz")) and np.issubdtype(values.dtype, np.floating):
-        values = np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
-    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
-        return f"has {int((~np.isfinite(values)).sum())} voxels that are NaN or infinite; mend it or leave it out"
-    return ""
+    n = count_not_finite(file, image)
+    return f"has {n} voxels that are NaN or infinite; mend it or leave it out" if n else ""
 
 
 def _constant(image: sitk.Image) -> str:

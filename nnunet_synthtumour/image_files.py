@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import zlib
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import SimpleITK as sitk
 
 from nnunet_synthtumour.errors import UserError
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img.gz", ".hdr.gz")
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
+NIFTI = (".nii", ".nii.gz")
+GZIP_MAGIC = b"\x1f\x8b"
 ENDINGS = tuple(sorted(VOLUMES + PICTURES, key=len, reverse=True))  # .nii.gz is tried before a shorter ending
 
 
@@ -46,7 +53,43 @@ def read_image(path: Path) -> sitk.Image:
         raise UnusableImage(f"{path.name} {why}") from error
 
 
+def check_complete(file: Path) -> None:
+    """Raise `UnusableImage` for a NIfTI file that was cut off: ITK fills what is missing with zeros, without a word."""
+    if not file.name.lower().endswith(NIFTI):
+        return
+    try:
+        voxels = nibabel.load(file).dataobj  # type: ignore[attr-defined]
+        wanted = voxels.offset + int(np.prod(voxels.shape)) * voxels.dtype.itemsize
+        cut_off = _bytes_in(file) < wanted
+    except (EOFError, OSError, zlib.error):
+        cut_off = True
+    except nibabel.filebasedimages.ImageFileError:  # no header, or not packed as its name says, which ITK does not mind
+        with file.open("rb") as stream:
+            cut_off = stream.read(2) == GZIP_MAGIC
+    if cut_off:
+        raise UnusableImage(f"{file.name} is not complete; copy it again")
+
+
+def _bytes_in(file: Path) -> int:
+    if not file.name.lower().endswith(".gz"):
+        return file.stat().st_size
+    with gzip.open(file) as stream:
+        return sum(len(part) for part in iter(lambda: stream.read(1 << 20), b""))
+
+
+def count_not_finite(file: Path, image: sitk.Image) -> int:
+    """Voxels that are NaN or infinite. ITK's NIfTI reader turns NaN into 0, so another reader looks at those files."""
+    values = sitk.GetArrayViewFromImage(image)
+    if not np.issubdtype(values.dtype, np.floating):
+        return 0
+    if file.name.lower().endswith(NIFTI):
+        with contextlib.suppress(nibabel.filebasedimages.ImageFileError):
+            values = np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
+    return int(np.count_nonzero(~np.isfinite(values)))
+
+
 def _read_file(file: Path) -> sitk.Image:
+    check_complete(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()  # a long time series is refused before it is loaded

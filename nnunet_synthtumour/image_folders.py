@@ -76,12 +76,19 @@ def _by_sub_folder(folder: Path, channels: Sequence[str]) -> list[Files]:
         images_in(folder)  # raises, for there is none
     if absent:
         raise UserError(f"{folder} has no sub-folder {absent[0]}, but one per --channel is needed.")
+    found = [images_in(sub_folders[channel.lower()]) for channel in channels]
+    stems = [{stem_of(file) for file in files} for files in found]
+    # `patient_0001` in every sub-folder is a name; `patient_0000` in the first and `patient_0001` in the second are channels
+    numbered = not set.intersection(*stems) or all(
+        stem.endswith("_0000") for of_channel in stems for stem in of_channel
+    )
     per_channel = []
-    for number, channel in enumerate(channels):
-        files: Files = defaultdict(list)
-        for file in images_in(sub_folders[channel.lower()]):
-            files[re.sub(f"_(0000|{number:04d})$", "", stem_of(file))].append(file)
-        per_channel.append(files)
+    for number, files in enumerate(found):
+        by_name: Files = defaultdict(list)
+        for file in files:
+            ending = f"_(0000|{number:04d})$" if numbered else "_0000$"
+            by_name[re.sub(ending, "", stem_of(file))].append(file)
+        per_channel.append(by_name)
     return per_channel
 
 

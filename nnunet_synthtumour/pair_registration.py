@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import check_complete, count_not_finite, write_image
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
 from nnunet_synthtumour.registration.fields import jacobian_determinant, resize, warp
 from nnunet_synthtumour.registration.instance import (
@@ -40,6 +41,9 @@ from nnunet_synthtumour.registration.physical import Geometry, affine_displaceme
 from nnunet_synthtumour.registration_picture import save_picture
 
 CROSS_MODALITY = ("mind", "nmi")
+
+WRITTEN = ("field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "warped.nii.gz", "warped_labels.nii.gz", "report.json",
+           "check.png")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,9 @@ class Pair:
                 f"{request.fixed} has {fixed_image.GetDimension()} dimensions and {request.moving} has "
                 f"{moving_image.GetDimension()}: give two images of the same number of dimensions."
             )
+        for path, image in ((request.fixed, fixed_image), (request.moving, moving_image)):
+            if min(image.GetSize()) < 2:  # as NIfTI, its field would be one of two dimensions
+                raise UserError(f"{path} has a single slice; give it as a 2D image, or more slices.")
         device = torch.device(request.device)
         return cls(
             fixed_image,
@@ -95,6 +102,8 @@ def register(request: Request) -> dict[str, Any]:
     fixed_labels = _labels(request.fixed_labels, request.fixed, pair.fixed_image)
     model = None if request.model is None else _model(request.model, request.device, pair.fixed.ndim - 2)
     request.out.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:  # of an earlier registration, which this one may not replace
+        (request.out / name).unlink(missing_ok=True)
     cross_modality = request.settings.similarity in CROSS_MODALITY
     if request.affine == "none":
         matrix = torch.eye(pair.fixed.ndim - 1, dtype=torch.float64)
@@ -139,13 +148,14 @@ def read_image(path: Path) -> Any:
     """A scalar 2D or 3D image; a `UserError` names the file that is not one."""
     if not path.is_file():
         raise UserError(f"There is no image {path}.")
+    check_complete(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise UserError(f"{path} is not an image that SimpleITK can read.") from error
     if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
         raise UserError(f"{path} is not a 2D or 3D image with one value per voxel; give one channel of one time point.")
-    if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
+    if count_not_finite(path, image):
         raise UserError(f"{path} contains NaN or infinite values; replace them first.")
     return image
 
@@ -172,14 +182,20 @@ def _deform(
         forward, backward = displacements_on(initial, shape)
     else:
         forward = backward = torch.zeros(1, len(shape), *shape, device=device)
-    registered = warp(moving, forward)
+
+    def cost(field: Tensor) -> float:
+        return image_cost(settings.similarity, warp(moving, field), pair.fixed, warp(weight, field))
+
+    without = image_cost(settings.similarity, moving, pair.fixed, weight)
+    if model is None and cost(forward) > without:  # images that fit as they are: what the optimiser did is noise
+        forward = backward = torch.zeros_like(forward)
     return (
         forward,
         backward,
         {
             "initial": image_cost(settings.similarity, unaligned, pair.fixed, seen),
-            "affine": image_cost(settings.similarity, moving, pair.fixed, weight),
-            "final": image_cost(settings.similarity, registered, pair.fixed, warp(weight, forward)),
+            "affine": without,
+            "final": cost(forward),
         },
     )
 
@@ -200,17 +216,20 @@ def _write_files(
     grids = pair.fixed_grid, pair.moving_grid
     there = displacement_image(total_displacement(forward, *grids, matrix), *grids)
     back = displacement_image(total_inverse(backward, *grids, matrix), *grids[::-1])
-    save_field(there, request.out / "field.nii.gz")
-    save_field(back, request.out / "inverse_field.nii.gz")
-    save_affine(matrix, request.out / "affine.tfm")
+    try:
+        save_field(there, request.out / "field.nii.gz")
+        save_field(back, request.out / "inverse_field.nii.gz")
+        save_affine(matrix, request.out / "affine.tfm")
+    except RuntimeError as error:
+        raise UserError(f"{request.out} cannot be written to; is the disk full, or the folder not yours?") from error
     # through the file, so that the images are what anyone gets who applies it
     transform = load_field(request.out / "field.nii.gz")
     warped = resample(pair.moving_image, pair.fixed_image, transform)
-    sitk.WriteImage(warped, str(request.out / "warped.nii.gz"))
+    write_image(warped, request.out / "warped.nii.gz")
     if labels is None:
         return warped, None
     warped_labels = resample(labels, pair.fixed_image, transform, nearest=True)
-    sitk.WriteImage(warped_labels, str(request.out / "warped_labels.nii.gz"))
+    write_image(warped_labels, request.out / "warped_labels.nii.gz")
     return warped, warped_labels
 
 

@@ -85,5 +85,5 @@ def _squares(shape: tuple[int, ...], sides: Sequence[float]) -> np.ndarray:
 def _contour(panel: Any, picture: np.ndarray, levels: Sequence[float], colour: str) -> None:
     # matplotlib warns about a level that does not occur
     inside = [level for level in levels if picture.min() < level < picture.max()]
-    if inside:
+    if inside and min(picture.shape) > 1:
         panel.contour(picture.astype(np.float32), levels=inside, colors=colour, linewidths=0.8)

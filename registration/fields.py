@@ -118,7 +118,9 @@ def jacobian(displacement: Tensor) -> Tensor:
     Central differences (u(x + 1) - u(x - 1)) / 2 inside, one-sided differences on the outermost voxels.
     """
     u = _at_least_float32(displacement)
-    return torch.stack(torch.gradient(u, dim=list(range(2, u.ndim))), dim=2)
+    wide = [axis for axis in range(2, u.ndim) if u.shape[axis] > 1]  # along a single slice nothing changes
+    along = dict(zip(wide, torch.gradient(u, dim=wide), strict=True)) if wide else {}
+    return torch.stack([along.get(axis, torch.zeros_like(u)) for axis in range(2, u.ndim)], dim=2)
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:

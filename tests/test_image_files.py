@@ -8,7 +8,14 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import UnusableImage, read_image, size_on_disk, stem_of, write_image
+from nnunet_synthtumour.image_files import (
+    UnusableImage,
+    count_not_finite,
+    read_image,
+    size_on_disk,
+    stem_of,
+    write_image,
+)
 
 
 def _dicom(folder: Path, volume: np.ndarray, series: str) -> None:
@@ -54,6 +61,29 @@ def test_a_fourth_axis_of_one_is_dropped_and_a_longer_one_refused(tmp_path: Path
     assert np.array_equal(sitk.GetArrayFromImage(one), volume)
     with pytest.raises(UnusableImage, match=r"two\.mha has 4 dimensions"):
         read_image(tmp_path / "two.mha")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_a_nifti_file_that_was_cut_off_is_no_image(tmp_path: Path, ending: str, kind: type) -> None:
+    file = tmp_path / f"case{ending}"
+    volume = np.random.default_rng(0).integers(0, 500, (9, 8, 7)).astype(kind)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(file))
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(file)), volume)
+    whole = file.read_bytes()
+    for share in (0.999, 0.7, 0.2):
+        file.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UnusableImage, match="complete"):
+            read_image(file)
+
+
+def test_an_image_that_is_not_packed_as_its_name_says_is_read(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).normal(size=(5, 4, 6)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "case.nii"))
+    (tmp_path / "case.nii").rename(tmp_path / "case.nii.gz")
+    image = read_image(tmp_path / "case.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(image), volume)
+    assert count_not_finite(tmp_path / "case.nii.gz", image) == 0
 
 
 def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ def test_several_channels(tmp_path: Path) -> None:
     assert _found(folders, "FLAIR", "T1") == {"x": ["x.nii.gz", "x_0001.nii.gz"]}
 
 
+def test_patients_with_numbers_for_names_in_sub_folders(tmp_path: Path) -> None:
+    named = [f"{channel}/patient_{i:04d}.nii.gz" for channel in ("FLAIR", "T1") for i in (1, 2, 3)]
+    found = _found(_touch(tmp_path / "a", *named), "FLAIR", "T1")
+    assert found == {f"patient_{i:04d}": [f"patient_{i:04d}.nii.gz"] * 2 for i in (1, 2, 3)}
+    same = _touch(tmp_path / "b", "FLAIR/x_0000.nii.gz", "T1/x_0000.nii.gz")
+    assert _found(same, "FLAIR", "T1") == {"x": ["x_0000.nii.gz", "x_0000.nii.gz"]}
+
+
 def test_a_folder_of_dicom_slices_is_a_file(tmp_path: Path) -> None:
     folder = _touch(tmp_path, "a/1.dcm", "a/2.DCM", "b/1.dcm")
     assert _found(folder, "CT") == {"a": ["a"], "b": ["b"]}

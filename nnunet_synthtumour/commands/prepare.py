@@ -89,7 +89,8 @@ def _next_command(number: int, target: Path) -> str:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(next((target / "labelsTr").iterdir())))
     reader.ReadImageInformation()
-    configuration = "2d" if reader.GetDimension() == 2 else "3d_fullres"
+    flat = reader.GetDimension() == 2 or 1 in reader.GetSize()  # nnU-Net plans nothing in 3D for a single slice
+    configuration = "2d" if flat else "3d_fullres"
     planned_before = (Path(os.environ.get(PREPROCESSED) or ".") / target.name).exists()
     clean = " --clean" if planned_before else ""  # nnU-Net would keep the fingerprint of what was there
     return f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -c {configuration}{clean}"

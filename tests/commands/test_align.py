@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,85 @@ def test_broken_files_get_one_sentence(nnunet_folders: dict[str, Path], capsys: 
     (source / "imagesTr" / "c1_0001.nii.gz").write_bytes(b"not an image")
     assert align() == 2
     assert "c1_0001.nii.gz cannot be read as an image" in capsys.readouterr().err
+
+
+def shifted(file: Path, mm: float) -> None:
+    image = sitk.ReadImage(str(file))
+    image.SetOrigin([o + mm for o in image.GetOrigin()])
+    sitk.WriteImage(image, str(file))
+
+
+def test_a_label_map_lies_on_its_image_whatever_its_header_says(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    assert align() == 0
+    target = nnunet_folders["nnUNet_raw"] / TARGET
+    before = {case: labels_of(target, case) for case in ("c0", "c1")}
+    for case in before:
+        shifted(source / "labelsTr" / f"{case}.nii.gz", 500.0)
+    assert align() == 0
+    for case, labels in before.items():
+        assert np.array_equal(labels_of(target, case), labels)
+
+
+def test_a_label_map_of_another_size_is_refused(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    label = sitk.ReadImage(str(source / "labelsTr" / "c1.nii.gz"))
+    sitk.WriteImage(label[1:], str(source / "labelsTr" / "c1.nii.gz"))
+    assert align() != 0
+    assert "another size or spacing" in capsys.readouterr().err
+
+
+def test_a_reference_that_has_changed_is_followed(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    assert align("--reference", "c0") == 0
+    target = nnunet_folders["nnUNet_raw"] / TARGET
+    for sub in ("imagesTr", "labelsTr"):
+        for file in (source / sub).glob("c0*"):
+            shifted(file, 50.0)
+    (target / "checks" / "c1.png").unlink()
+    (target / "checks").joinpath("c0.png").unlink()
+    (target / "checks").rmdir()
+    assert align("--reference", "c0") == 0
+    grid = sitk.ReadImage(str(source / "imagesTr" / "c0_0000.nii.gz"))
+    for case in ("c0", "c1"):
+        assert sitk.ReadImage(str(target / "imagesTr" / f"{case}_0000.nii.gz")).GetOrigin() == grid.GetOrigin()
+        assert labels_of(target, case).any()
+    assert len(list((target / "checks").iterdir())) == 2
+
+
+def test_a_partner_that_has_changed_is_followed_and_no_case_is_taken_for_the_reference(
+    nnunet_folders: dict[str, Path],
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    for sub, extra in (("imagesTr", "_0000"), ("labelsTr", "")):
+        (source / sub / f"c0{extra}.nii.gz").rename(source / sub / f"10{extra}.nii.gz")
+    about = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    about[BLOCK]["roles"] = {"10": "labelled", "c1": "labelled"}
+    (source / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    partners = nnunet_folders["nnUNet_raw"] / "Dataset012_Partners"
+    shutil.copytree(source, partners)
+    for file in (partners / "imagesTr").iterdir():
+        shifted(file, 12.0)
+    onto = ("align", "-i", "10", "--onto", "12", "-o", "11_Together", "-np", "1")
+    assert main([*onto]) == 0
+    target = nnunet_folders["nnUNet_raw"] / TARGET
+    cases = {case["case"]: case for case in read(target / "alignment.json")["cases"]}
+    for case in cases.values():
+        assert case["similarity"] > 0.95
+        assert np.abs(np.array(case["matrix"])[:3, 3] + 12.0).max() < 3.0
+    shifted(partners / "imagesTr" / "10_0000.nii.gz", 30.0)
+    assert main([*onto]) == 0
+    new = sitk.ReadImage(str(target / "imagesTr" / "10_0000.nii.gz")).GetOrigin()
+    assert new == sitk.ReadImage(str(partners / "imagesTr" / "10_0000.nii.gz")).GetOrigin()
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_few_slices_are_aligned(nnunet_folders: dict[str, Path], slices: int) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    for file in [*(source / "imagesTr").iterdir(), *(source / "labelsTr").iterdir()]:
+        image = sitk.ReadImage(str(file))
+        middle = image.GetSize()[2] // 2
+        sitk.WriteImage(image[:, :, middle : middle + slices], str(file))
+    assert align("--reference", "c0") == 0

@@ -142,12 +142,20 @@ def test_2d_pictures_are_converted_and_the_next_command_says_2d(
     assert np.array_equal(_label(target, "h0") == 2, picture != 0)
 
 
+def test_a_single_slice_in_3d_is_planned_in_2d(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(ball_image(0)[10:11], tmp_path / "h" / "h0.nii.gz")
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
+    assert capsys.readouterr().out.strip().endswith("-c 2d")
+
+
 def test_a_data_set_is_replaced_only_if_asked_and_if_it_is_ours(
     nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("a", "b"):
         write(ball_image(0), tmp_path / name / f"{name}.nii.gz")
-    killed = nnunet_folders["nnUNet_raw"] / ".Dataset100_Other.unfinished"
+    killed = nnunet_folders["nnUNet_raw"] / ".Dataset100_Other.preparing"
     killed.mkdir()
     assert prepare("--healthy", tmp_path / "a", "--channel", "FLAIR") == 0
     assert not killed.exists()

@@ -143,3 +143,44 @@ def test_mistakes_are_told_in_one_sentence(files, capsys, more, sentence) -> Non
     said = capsys.readouterr().err.strip()
     assert sentence in said and said.count("\n") == 0
     assert not (files / "never").exists()
+
+
+def test_images_that_fit_as_they_are_are_left_alone_and_old_files_go(tmp_path) -> None:
+    volume = np.random.default_rng(0).normal(100, 10, (24, 20, 16)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "a.nii.gz"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "warped_labels.nii.gz").write_text("of an earlier run", encoding="utf-8")
+    both = ["-f", str(tmp_path / "a.nii.gz"), "-m", str(tmp_path / "a.nii.gz")]
+    assert main(["register", *both, "-o", str(tmp_path / "out"), "--affine", "none"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["similarity"]["final"] <= report["similarity"]["affine"]
+    assert report["largest_displacement_mm"] == 0
+    assert not (tmp_path / "out" / "warped_labels.nii.gz").exists()
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_few_slices_are_registered_and_a_single_one_is_refused(tmp_path, capsys, slices: int) -> None:
+    for name, shift in (("a", 0), ("b", 2)):
+        volume = np.zeros((slices, 48, 48), np.float32)
+        volume[:, 14 + shift : 34 + shift, 12:30] = 100
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / f"{name}.nii.gz"))
+    both = ["-f", str(tmp_path / "a.nii.gz"), "-m", str(tmp_path / "b.nii.gz")]
+    refused = main(["register", *both, "-o", str(tmp_path / "out"), "--iterations", "5"])
+    assert bool(refused) == (slices == 1)
+    assert (tmp_path / "out" / "check.png").is_file() == (slices == 2)
+    assert ("has a single slice" in capsys.readouterr().err) == (slices == 1)
+
+
+@pytest.mark.parametrize(("mistake", "sentence"), [("nan", "NaN"), ("torn", "is not complete")])
+def test_what_itk_reads_without_a_word_is_refused(tmp_path, capsys, mistake: str, sentence: str) -> None:
+    volume = np.random.default_rng(0).normal(100, 10, (12, 12, 12)).astype(np.float32)
+    for name in "ab":
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / f"{name}.nii.gz"))
+    file = tmp_path / "b.nii.gz"
+    if mistake == "nan":
+        volume[:6] = np.nan
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(file))
+    else:
+        file.write_bytes(file.read_bytes()[:2000])
+    assert main(["register", "-f", str(tmp_path / "a.nii.gz"), "-m", str(file), "-o", str(tmp_path / "out")]) != 0
+    assert sentence in capsys.readouterr().err
