@@ -17,7 +17,7 @@ from torch import Tensor
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import check_complete, count_not_finite, write_image
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
-from nnunet_synthtumour.registration.fields import jacobian_determinant, resize, warp
+from nnunet_synthtumour.registration.fields import jacobian_determinant, warp
 from nnunet_synthtumour.registration.instance import (
     InstanceSettings,
     displacements_on,
@@ -27,6 +27,7 @@ from nnunet_synthtumour.registration.instance import (
 )
 from nnunet_synthtumour.registration.metrics import folds_percent, overlap, sd_log_jacobian
 from nnunet_synthtumour.registration.model_files import load_model
+from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.pair_files import (
     affine_matrix,
     displacement_image,
@@ -204,9 +205,7 @@ def _predicted(model: Any, moving: Tensor, fixed: Tensor) -> Tensor:
     """The network's velocity on the image's grid, without the padding that the network works with."""
     output = model(moving, fixed)
     velocity = output if isinstance(output, Tensor) else output.velocity
-    shape = fixed.shape[2:]
-    padded = tuple(-(-size // stride) * stride for size, stride in zip(shape, model.total_stride, strict=True))
-    return resize(velocity, padded)[(slice(None), slice(None), *[slice(size) for size in shape])]
+    return on_image(velocity, fixed.shape[2:], model.total_stride)
 
 
 def _write_files(
