@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from nnunet_synthtumour.align_checks import draw_check
 from nnunet_synthtumour.align_reference import background_value, grid_centre, read_image
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import write_image
+from nnunet_synthtumour.image_files import write_image, write_transform
 from nnunet_synthtumour.registration.affine_alignment import affine_transform, similarity_after
 
 RECORDS = "cases"
@@ -114,9 +114,7 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
         label = sitk.Resample(label, grid, transform, sitk.sitkNearestNeighbor, case.outside)
         file = task.out / "labelsTr" / f"{case.name}{task.ending}"
         write_whole(file, lambda at: write_image(label, at))
-    write_whole(
-        task.out / "transforms" / f"{case.name}.tfm", lambda at: sitk.WriteTransform(_plain(transform), str(at))
-    )
+    write_whole(task.out / "transforms" / f"{case.name}.tfm", lambda at: write_transform(_plain(transform), at))
     title = f"{case.name}: {'not aligned' if after is None else f'similarity {after:.3f}'}"
     write_whole(task.out / "checks" / f"{case.name}.png", lambda at: draw_check(grid, warped[0], at, title))
     record = {

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
-
 from nnunet_synthtumour.align_case import (
     RECORDS,
     SUBFOLDERS,
@@ -29,6 +27,7 @@ from nnunet_synthtumour.align_reference import AUTO, on_spacing, read_image, ref
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, read_dataset_json
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import write_image
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, UNLABELLED, settings_of
 
 REPORT, OPTIONS = "alignment.json", "options.json"
@@ -52,13 +51,15 @@ class AlignOptions:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Where the new data set lies, what it is aligned to, how many cases it has, and which look misaligned and why."""
+    """Where the new data set lies, what it is aligned to, how many cases it has, which look misaligned and why, and
+    whether there are test images, which stay as they are."""
 
     folder: Path
     reference: str
     cases: int
     kept: int
     warnings: dict[str, str]
+    test_images: bool = False
 
 
 def align_dataset(options: AlignOptions) -> Aligned:
@@ -88,7 +89,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
         ending=dataset_json["file_ending"],
         reference=work / REFERENCE,
         grid=work / GRID,
-        reference_case=name if options.onto is None and name in {case.name for case in cases} else None,
+        reference_case=_reference_case(name, stamp, cases),
         reference_stamp=stamp,
         kind=options.kind,
         cross_modality=options.cross_modality,
@@ -105,7 +106,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
     _conclude(work, target, dataset_json, records, {**asked, "reference": name}, warnings)
     if work != target:
         work.rename(target)
-    return Aligned(target, name, len(cases), kept, warnings)
+    return Aligned(target, name, len(cases), kept, warnings, (source / "imagesTs").is_dir())
 
 
 def _source(given: str) -> str | Path:
@@ -226,17 +227,25 @@ def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> t
     images = {case.name: case.images[0] for case in cases}
     if chosen.is_file():
         kept = json.loads(chosen.read_text(encoding="utf-8"))
-        stamp = kept.get("stamp", [])
-        if all(not Path(file).is_file() or stamp_of([Path(file)]) == [[file, *of_file]] for file, *of_file in stamp):
+        stamp = kept.get("stamp")
+        if stamp is not None and all(
+            not Path(file).is_file() or stamp_of([Path(file)]) == [[file, *of_file]] for file, *of_file in stamp
+        ):
             return str(kept["reference"]), stamp
     name, image = reference_image(options.reference, images, options.cross_modality, options.seed, options.processes)
     source = images.get(name, Path(name))
     stamp = stamp_of([source.absolute()]) if source.is_file() else []  # a template is the mean of many
     grid = on_spacing(image, options.spacing)
-    write_whole(work / REFERENCE, lambda at: sitk.WriteImage(image, str(at)))
-    write_whole(work / GRID, lambda at: sitk.WriteImage(grid, str(at)))
+    write_whole(work / REFERENCE, lambda at: write_image(image, at))
+    write_whole(work / GRID, lambda at: write_image(grid, at))
     write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name, "stamp": stamp}), encoding="utf-8"))
     return name, stamp
+
+
+def _reference_case(name: str, stamp: Sequence[Sequence[Any]], cases: Sequence[RawCase]) -> str | None:
+    """The case that is the reference, for its map is the identity: a case called like a template or a file is not."""
+    files = [str(case.images[0].absolute()) for case in cases if case.name == name]
+    return name if files and [file for file, *_ in stamp] == files else None
 
 
 def _forget_others(work: Path, cases: Sequence[RawCase], ending: str) -> None:

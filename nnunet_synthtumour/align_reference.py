@@ -49,7 +49,7 @@ def reference_image(
 
 def read_image(file: Path) -> sitk.Image:
     """A 2D or 3D image of one value per voxel."""
-    check_complete(file)
+    check_complete(file, str(file))
     try:
         image = sitk.ReadImage(str(file))
     except RuntimeError as error:

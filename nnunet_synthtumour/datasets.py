@@ -205,6 +205,8 @@ def _scratch(target: Path) -> Iterator[Path]:
     """
     # 'synthtumour align' keeps what it goes on with in .unfinished
     scratch, old = target.with_name(f".{target.name}.preparing"), target.with_name(f".{target.name}.replaced")
+    if old.exists() and not target.exists():  # killed between the two renames: this is the data set
+        old.rename(target)
     prefix = target.name.partition("_")[0]
     for left in [*target.parent.glob(f".{prefix}_*.preparing"), *target.parent.glob(f".{prefix}_*.replaced")]:
         shutil.rmtree(left, ignore_errors=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
+import io
+import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from nnunet_synthtumour.errors import UserError
 
@@ -17,6 +23,7 @@ VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.
 PICTURES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")
 NIFTI = (".nii", ".nii.gz")
 GZIP_MAGIC = b"\x1f\x8b"
+NO_HEADER = (ImageFileError, HeaderDataError, WrapStructError, ValueError)
 ENDINGS = tuple(sorted(VOLUMES + PICTURES, key=len, reverse=True))  # .nii.gz is tried before a shorter ending
 
 
@@ -53,28 +60,25 @@ def read_image(path: Path) -> sitk.Image:
         raise UnusableImage(f"{path.name} {why}") from error
 
 
-def check_complete(file: Path) -> None:
-    """Raise `UnusableImage` for a NIfTI file that was cut off: ITK fills what is missing with zeros, without a word."""
+def check_complete(file: Path, called: str | None = None) -> None:
+    """Raise `UnusableImage` for a NIfTI file that was cut off: ITK fills what is missing with zeros, without a word.
+
+    What is no NIfTI file in spite of its name is left to ITK, which refuses it.
+    """
     if not file.name.lower().endswith(NIFTI):
         return
+    called = called or file.name
     try:
-        voxels = nibabel.load(file).dataobj  # type: ignore[attr-defined]
-        wanted = voxels.offset + int(np.prod(voxels.shape)) * voxels.dtype.itemsize
-        cut_off = _bytes_in(file) < wanted
-    except (EOFError, OSError, zlib.error):
-        cut_off = True
-    except nibabel.filebasedimages.ImageFileError:  # no header, or not packed as its name says, which ITK does not mind
-        with file.open("rb") as stream:
-            cut_off = stream.read(2) == GZIP_MAGIC
-    if cut_off:
-        raise UnusableImage(f"{file.name} is not complete; copy it again")
-
-
-def _bytes_in(file: Path) -> int:
-    if not file.name.lower().endswith(".gz"):
-        return file.stat().st_size
-    with gzip.open(file) as stream:
-        return sum(len(part) for part in iter(lambda: stream.read(1 << 20), b""))
+        with _unpacked(file) as stream:
+            voxels = _voxels(stream)
+            wanted = 0 if voxels is None else voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
+            complete = _bytes_in(stream) >= wanted
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        complete = False
+    except OSError as error:
+        raise UnusableImage(f"{called} cannot be read ({error.strerror or error}); replace it") from error
+    if not complete:
+        raise UnusableImage(f"{called} is not complete; copy it again")
 
 
 def count_not_finite(file: Path, image: sitk.Image) -> int:
@@ -83,9 +87,33 @@ def count_not_finite(file: Path, image: sitk.Image) -> int:
     if not np.issubdtype(values.dtype, np.floating):
         return 0
     if file.name.lower().endswith(NIFTI):
-        with contextlib.suppress(nibabel.filebasedimages.ImageFileError):
-            values = np.asanyarray(nibabel.load(file).dataobj)  # type: ignore[attr-defined]
+        with _unpacked(file) as stream:
+            voxels = _voxels(stream)
+            values = values if voxels is None else voxels.get_unscaled()
     return int(np.count_nonzero(~np.isfinite(values)))
+
+
+def _unpacked(file: Path) -> io.BufferedIOBase:
+    """A NIfTI file, whether it is packed or not: ITK does not go by the name."""
+    with file.open("rb") as stream:
+        packed = stream.read(2) == GZIP_MAGIC
+    return gzip.open(file) if packed else file.open("rb")
+
+
+def _voxels(stream: io.BufferedIOBase) -> Any:
+    """Where the voxels lie and of what type they are; None where there is no header that nibabel understands."""
+    try:
+        return nibabel.Nifti1Image.from_stream(stream).dataobj
+    except NO_HEADER:
+        return None
+
+
+def _bytes_in(stream: io.BufferedIOBase) -> int:
+    """What is packed is read to the end, where gzip compares its checksum, without being held whole."""
+    if not isinstance(stream, gzip.GzipFile):
+        return stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    return sum(len(part) for part in iter(lambda: stream.read(1 << 20), b""))
 
 
 def _read_file(file: Path) -> sitk.Image:
@@ -119,8 +147,17 @@ def _read_series(folder: Path) -> sitk.Image:
 
 def write_image(image: sitk.Image, file: Path) -> None:
     """Write a file; raises `UserError` where that fails."""
+    _write(sitk.WriteImage, image, file)
+
+
+def write_transform(transform: sitk.Transform, file: Path) -> None:
+    """Write a file; raises `UserError` where that fails."""
+    _write(sitk.WriteTransform, transform, file)
+
+
+def _write(write: Callable[[Any, str], None], what: Any, file: Path) -> None:
     try:
-        sitk.WriteImage(image, str(file))
+        write(what, str(file))
     except RuntimeError as error:
         raise UserError(f"{file} cannot be written; is the disk full, or the folder not yours?") from error
 

@@ -79,15 +79,16 @@ def _by_sub_folder(folder: Path, channels: Sequence[str]) -> list[Files]:
     found = [images_in(sub_folders[channel.lower()]) for channel in channels]
     stems = [{stem_of(file) for file in files} for files in found]
     # `patient_0001` in every sub-folder is a name; `patient_0000` in the first and `patient_0001` in the second are channels
-    numbered = not set.intersection(*stems) or all(
-        stem.endswith("_0000") for of_channel in stems for stem in of_channel
-    )
+    shared = set.intersection(*stems)
+    if all(stem.endswith("_0000") for stem in set.union(*stems)):
+        shared = set()
     per_channel = []
     for number, files in enumerate(found):
         by_name: Files = defaultdict(list)
         for file in files:
-            ending = f"_(0000|{number:04d})$" if numbered else "_0000$"
-            by_name[re.sub(ending, "", stem_of(file))].append(file)
+            stem = stem_of(file)
+            ending = "_0000$" if shared else f"_(0000|{number:04d})$"
+            by_name[stem if stem in shared else re.sub(ending, "", stem)].append(file)
         per_channel.append(by_name)
     return per_channel
 

@@ -42,6 +42,9 @@ from nnunet_synthtumour.registration.physical import Geometry, affine_displaceme
 from nnunet_synthtumour.registration_picture import save_picture
 
 CROSS_MODALITY = ("mind", "nmi")
+OPTIMISED, PREDICTED, NONE = "optimised", "the network's", "none was asked for"
+LEFT_OUT = "left out, it made the similarity worse"
+BACK_TO_PREDICTED = "the network's, optimising it made the similarity worse"
 
 WRITTEN = ("field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "warped.nii.gz", "warped_labels.nii.gz", "report.json",
            "check.png")  # fmt: skip
@@ -115,12 +118,13 @@ def register(request: Request) -> dict[str, Any]:
             raise UserError(str(error)) from error
         matrix = affine_matrix(transform)
     after_affine = time.perf_counter()
-    forward, backward, similarity = _deform(pair, matrix, request.settings, model)
+    forward, backward, similarity, deformation = _deform(pair, matrix, request.settings, model)
     after_deformation = time.perf_counter()
     report = {
         "fixed": str(request.fixed),
         "moving": str(request.moving),
         "similarity": {"name": request.settings.similarity, "unit": "cost, lower is better", **similarity},
+        "deformation": deformation,
         "folds_percent": folds_percent(forward),
         "sd_log_jacobian": sd_log_jacobian(forward),
         "smallest_jacobian": float(jacobian_determinant(forward).min()),
@@ -149,7 +153,7 @@ def read_image(path: Path) -> Any:
     """A scalar 2D or 3D image; a `UserError` names the file that is not one."""
     if not path.is_file():
         raise UserError(f"There is no image {path}.")
-    check_complete(path)
+    check_complete(path, str(path))
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -163,8 +167,13 @@ def read_image(path: Path) -> Any:
 
 def _deform(
     pair: Pair, matrix: Tensor, settings: InstanceSettings, model: Any
-) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """u and its inverse on the fixed grid, and the similarity of the image as it came, after affine and deformation."""
+) -> tuple[Tensor, Tensor, dict[str, float], str]:
+    """u and its inverse on the fixed grid, the similarity of the image as it came, after affine and deformation, and
+    where the deformation comes from.
+
+    What was optimised is kept only if the images fit better for it. A network's prediction that is asked for alone
+    stays what it is: a network may have learned from labels.
+    """
     shape, device = pair.fixed.shape[2:], pair.fixed.device
 
     def brought(transform: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -176,29 +185,25 @@ def _deform(
     if model is not None:
         with torch.no_grad():
             initial = _predicted(model, moving, pair.fixed)
+    none = torch.zeros(1, len(shape), *shape, device=device)
+    fields, how = (none, none), NONE
     if settings.iterations > 0:
         found = optimise(moving, pair.fixed, settings, pair.fixed_grid.spacing[::-1], weight, initial)
-        forward, backward = found.displacement, found.inverse
+        fields, how = (found.displacement, found.inverse), OPTIMISED
     elif initial is not None:
-        forward, backward = displacements_on(initial, shape)
-    else:
-        forward = backward = torch.zeros(1, len(shape), *shape, device=device)
+        fields, how = displacements_on(initial, shape), PREDICTED
 
     def cost(field: Tensor) -> float:
         return image_cost(settings.similarity, warp(moving, field), pair.fixed, warp(weight, field))
 
     without = image_cost(settings.similarity, moving, pair.fixed, weight)
-    if model is None and cost(forward) > without:  # images that fit as they are: what the optimiser did is noise
-        forward = backward = torch.zeros_like(forward)
-    return (
-        forward,
-        backward,
-        {
-            "initial": image_cost(settings.similarity, unaligned, pair.fixed, seen),
-            "affine": without,
-            "final": cost(forward),
-        },
-    )
+    if how == OPTIMISED and cost(fields[0]) > without:  # images that fit as they are: what the optimiser did is noise
+        fields, how = (none, none), LEFT_OUT
+        predicted = None if initial is None else displacements_on(initial, shape)
+        if predicted is not None and cost(predicted[0]) < without:
+            fields, how = predicted, BACK_TO_PREDICTED
+    before = image_cost(settings.similarity, unaligned, pair.fixed, seen)
+    return *fields, {"initial": before, "affine": without, "final": cost(fields[0])}, how
 
 
 def _predicted(model: Any, moving: Tensor, fixed: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -10,11 +12,13 @@ import SimpleITK as sitk
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import (
     UnusableImage,
+    check_complete,
     count_not_finite,
     read_image,
     size_on_disk,
     stem_of,
     write_image,
+    write_transform,
 )
 
 
@@ -84,6 +88,35 @@ def test_an_image_that_is_not_packed_as_its_name_says_is_read(tmp_path: Path) ->
     image = read_image(tmp_path / "case.nii.gz")
     assert np.array_equal(sitk.GetArrayFromImage(image), volume)
     assert count_not_finite(tmp_path / "case.nii.gz", image) == 0
+    volume[0] = np.nan
+    sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "nan.nii"))
+    (tmp_path / "nan.nii").rename(tmp_path / "nan.nii.gz")
+    assert count_not_finite(tmp_path / "nan.nii.gz", read_image(tmp_path / "nan.nii.gz")) == volume[0].size
+    whole = (tmp_path / "case.nii.gz").read_bytes()
+    (tmp_path / "case.nii.gz").write_bytes(whole[:-9])
+    with pytest.raises(UnusableImage, match="not complete"):
+        read_image(tmp_path / "case.nii.gz")
+
+
+@pytest.mark.parametrize(("at", "value"), [(70, 999), (40, -3), (40, 9)])
+def test_a_damaged_header_is_no_defect_of_ours(tmp_path: Path, at: int, value: int) -> None:
+    file = tmp_path / "case.nii.gz"
+    sitk.WriteImage(sitk.Image(5, 4, 3, sitk.sitkFloat32), str(file))
+    header = bytearray(gzip.decompress(file.read_bytes()))
+    header[at : at + 2] = value.to_bytes(2, "little", signed=True)  # the type of the voxels, the number of axes
+    file.write_bytes(gzip.compress(bytes(header)))
+    with pytest.raises(UnusableImage, match=r"case\.nii\.gz cannot be read"):
+        read_image(file)
+
+
+def test_a_packed_file_is_not_held_whole_to_be_checked(tmp_path: Path) -> None:
+    file = tmp_path / "case.nii.gz"
+    sitk.WriteImage(sitk.Image(300, 300, 300, sitk.sitkUInt8), str(file))
+    tracemalloc.start()
+    check_complete(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 300**3 / 3
 
 
 def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
@@ -99,6 +132,8 @@ def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
         read_image(tmp_path / "text.nii.gz")
     with pytest.raises(UserError, match="cannot be written"):
         write_image(sitk.Image(3, 3, 3, sitk.sitkUInt8), tmp_path / "no_folder" / "x.nii.gz")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_transform(sitk.Transform(3, sitk.sitkIdentity), tmp_path / "no_folder" / "x.tfm")
 
 
 def test_a_folder_without_images_is_no_series(tmp_path: Path) -> None:

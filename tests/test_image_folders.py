@@ -41,6 +41,9 @@ def test_patients_with_numbers_for_names_in_sub_folders(tmp_path: Path) -> None:
     named = [f"{channel}/patient_{i:04d}.nii.gz" for channel in ("FLAIR", "T1") for i in (1, 2, 3)]
     found = _found(_touch(tmp_path / "a", *named), "FLAIR", "T1")
     assert found == {f"patient_{i:04d}": [f"patient_{i:04d}.nii.gz"] * 2 for i in (1, 2, 3)}
+    zero = [f"{channel}/p_{i:04d}.nii.gz" for channel in ("FLAIR", "T1") for i in (0, 1)]
+    found = _found(_touch(tmp_path / "c", *zero), "FLAIR", "T1")
+    assert found == {f"p_{i:04d}": [f"p_{i:04d}.nii.gz"] * 2 for i in (0, 1)}
     same = _touch(tmp_path / "b", "FLAIR/x_0000.nii.gz", "T1/x_0000.nii.gz")
     assert _found(same, "FLAIR", "T1") == {"x": ["x_0000.nii.gz", "x_0000.nii.gz"]}
 

@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
     )
     kept = f", {done.kept} kept from an earlier run" if done.kept else ""
     print(f"{done.folder}: {done.cases} cases aligned to {done.reference}{kept}")
+    if done.test_images:
+        print("The test images (imagesTs, labelsTs) are not aligned and not in the new data set.")
     for case, why in done.warnings.items():
         print(f"warning: {case} looks misaligned: {why}; see {done.folder / 'checks' / (case + '.png')}")
     if not done.warnings:

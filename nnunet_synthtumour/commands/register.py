@@ -78,6 +78,8 @@ def run(args: argparse.Namespace) -> None:
         f"{args.o}: {args.similarity} {similarity['initial']:.3f} -> {similarity['affine']:.3f} (affine) -> "
         f"{similarity['final']:.3f} (lower is better), {report['folds_percent']:.4f} % folds"
     )
+    if "worse" in report["deformation"]:
+        print(f"deformation: {report['deformation']}")
     for label, scores in report.get("labels", {}).get("final", {}).items():
         print(f"label {label}: Dice {scores['dice']:.3f}, HD95 {scores['hd95']:.2f} mm")
     print(f"look at {args.o / 'check.png'}")

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from nnunet_synthtumour import align_dataset as module
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.settings import BLOCK
+from tests.commands.failing_writes import fails_for
 from tests.registration.test_affine_alignment import drawn, moved, rigid
 
 SOURCE, TARGET = "Dataset010_Apart", "Dataset011_Together"
@@ -285,3 +286,101 @@ def test_few_slices_are_aligned(nnunet_folders: dict[str, Path], slices: int) ->
         middle = image.GetSize()[2] // 2
         sitk.WriteImage(image[:, :, middle : middle + slices], str(file))
     assert align("--reference", "c0") == 0
+
+
+def test_a_changed_file_is_followed_as_the_reference(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    file = tmp_path / "reference.nii.gz"
+    shutil.copy(source / "imagesTr" / "c0_0000.nii.gz", file)
+    assert align("--reference", str(file)) == 0
+    assert align("--reference", str(file)) == 0
+    shifted(file, 50.0)
+    assert align("--reference", str(file)) == 0
+    origin = sitk.ReadImage(str(file)).GetOrigin()
+    for image in (source.with_name(TARGET) / "imagesTr").iterdir():
+        assert sitk.ReadImage(str(image)).GetOrigin() == origin
+
+
+def test_a_case_called_template_is_aligned_to_the_template(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=3)
+    assert align("--reference", "template") == 0
+    image = drawn(2)
+    write_case(source, "template", moved(image, rigid(image, 8.0, 12.0)))
+    about = read(source / "dataset.json")
+    about[BLOCK]["roles"]["template"] = "labelled"
+    (source / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    assert align("--reference", "template") == 0
+    cases = {case["case"]: case for case in read(source.with_name(TARGET) / "alignment.json")["cases"]}
+    assert cases["template"]["similarity"] > 0.9 > cases["template"]["similarity_before"]
+
+
+def test_a_reference_of_unknown_age_is_chosen_anew(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    assert align("--reference", "c0") == 0
+    target = source.with_name(TARGET)
+    (target / "reference.json").write_text('{"reference": "c0"}', encoding="utf-8")  # of an earlier version
+    shifted(source / "imagesTr" / "c0_0000.nii.gz", 50.0)
+    assert align("--reference", "c0") == 0
+    grid = sitk.ReadImage(str(source / "imagesTr" / "c0_0000.nii.gz"))
+    for image in (target / "imagesTr").iterdir():
+        assert sitk.ReadImage(str(image)).GetOrigin() == grid.GetOrigin()
+
+
+def test_further_channels_lie_on_the_first(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, channels=2, cases=2)
+    second = source / "imagesTr" / "c1_0001.nii.gz"
+    shifted(second, 500.0)
+    assert align("--reference", "c0") == 0
+    found = (sitk.ReadImage(str(source.with_name(TARGET) / "imagesTr" / f"c1_000{c}.nii.gz")) for c in (0, 1))
+    first, doubled = map(sitk.GetArrayFromImage, found)
+    assert np.abs(2 * first - doubled).max() < 0.1 and doubled.any()
+    image = sitk.ReadImage(str(second))
+    image.SetSpacing([2 * mm for mm in image.GetSpacing()])
+    sitk.WriteImage(image, str(second))
+    assert align("--reference", "c0") == 2
+    assert "c1_0001.nii.gz has another size or spacing" in capsys.readouterr().err
+
+
+def test_a_torn_image_is_named_with_its_folder(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    file = source / "imagesTr" / "c1_0000.nii.gz"
+    file.write_bytes(file.read_bytes()[:-200])
+    assert align("--reference", "c0") == 2
+    assert f"{file} is not complete; copy it again" in capsys.readouterr().err
+
+
+def test_test_images_are_said_to_stay(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    assert align() == 0
+    assert "test images" not in capsys.readouterr().out
+    (source / "imagesTs").mkdir()
+    assert align() == 0
+    assert "The test images (imagesTs, labelsTs) are not aligned" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "written", ["reference.nii.gz", "reference_as_it_was.nii.gz", "c1_0000.nii.gz", "c1.nii.gz", "c1.tfm"]
+)
+def test_a_failed_write_is_told_in_one_sentence(
+    nnunet_folders: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    written: str,
+) -> None:
+    write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    fails_for(monkeypatch, written)
+    assert align("--reference", "c0") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "is the disk full" in said and "defect" not in said
+
+
+def test_results_that_are_gone_are_made_again(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    assert align("--reference", "c0") == 0
+    gone = [source.with_name(TARGET) / name for name in ("labelsTr/c1.nii.gz", "transforms/c0.tfm")]
+    for file in gone:
+        file.unlink()
+    assert align("--reference", "c0") == 0
+    assert all(file.is_file() for file in gone)

@@ -157,8 +157,11 @@ def test_a_data_set_is_replaced_only_if_asked_and_if_it_is_ours(
         write(ball_image(0), tmp_path / name / f"{name}.nii.gz")
     killed = nnunet_folders["nnUNet_raw"] / ".Dataset100_Other.preparing"
     killed.mkdir()
+    to_be_continued = killed.with_suffix(".unfinished")
+    to_be_continued.mkdir()  # of 'synthtumour align'
     assert prepare("--healthy", tmp_path / "a", "--channel", "FLAIR") == 0
-    assert not killed.exists()
+    assert not killed.exists() and to_be_continued.exists()
+    to_be_continued.rmdir()
     target, _ = dataset(nnunet_folders)
     assert prepare("--healthy", tmp_path / "b", "--channel", "FLAIR") == 2
     assert "--overwrite" in capsys.readouterr().err
@@ -187,6 +190,12 @@ def test_nothing_stays_behind_when_writing_fails(
     monkeypatch.setattr("nnunet_synthtumour.case_writing.crop", interrupted)
     assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 130
     assert list(nnunet_folders["nnUNet_raw"].iterdir()) == []
+
+    # killed when the old data set had made room and the new one had not taken its place
+    old = nnunet_folders["nnUNet_raw"] / ".Dataset100_Test.replaced"
+    old.mkdir()
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 130
+    assert [folder.name for folder in nnunet_folders["nnUNet_raw"].iterdir()] == ["Dataset100_Test"]
 
 
 def test_a_full_disk_is_said_before_anything_is_written(

@@ -7,10 +7,13 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from nnunet_synthtumour import pair_registration
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.registration.fields import compose, warp
+from nnunet_synthtumour.registration.instance import Deformation
 from nnunet_synthtumour.registration.model_files import Architecture, save_model
 from nnunet_synthtumour.registration.physical import Geometry, from_physical
+from tests.commands.failing_writes import fails_for
 from tests.registration.plans import architecture
 
 
@@ -126,6 +129,7 @@ def test_a_model_takes_the_place_of_the_optimisation(files, structures) -> None:
     assert register(files, files / "net", "--model", str(files / "model"), "--iterations", "0", "--affine", "none") == 0
     report = json.loads((files / "net" / "report.json").read_text(encoding="utf-8"))
     assert report["largest_displacement_mm"] > 0.5 and report["folds_percent"] <= 0.003
+    assert report["deformation"] == "the network's"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ def test_mistakes_are_told_in_one_sentence(files, capsys, more, sentence) -> Non
     assert not (files / "never").exists()
 
 
-def test_images_that_fit_as_they_are_are_left_alone_and_old_files_go(tmp_path) -> None:
+def test_images_that_fit_as_they_are_are_left_alone_and_old_files_go(tmp_path, capsys) -> None:
     volume = np.random.default_rng(0).normal(100, 10, (24, 20, 16)).astype(np.float32)
     sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "a.nii.gz"))
     (tmp_path / "out").mkdir()
@@ -155,7 +159,39 @@ def test_images_that_fit_as_they_are_are_left_alone_and_old_files_go(tmp_path) -
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["similarity"]["final"] <= report["similarity"]["affine"]
     assert report["largest_displacement_mm"] == 0
+    assert report["deformation"] == "left out, it made the similarity worse"
+    assert "deformation: left out" in capsys.readouterr().out
     assert not (tmp_path / "out" / "warped_labels.nii.gz").exists()
+
+
+@pytest.mark.parametrize(("shift", "kept"), [(2.0, "the network's"), (-5.0, "left out")])
+def test_what_the_optimiser_spoils_is_the_networks_or_nothing(tmp_path, monkeypatch, shift: float, kept: str) -> None:
+    for name, start in (("a", 8), ("b", 10)):
+        volume = np.zeros((20, 20, 20), np.float32)
+        volume[start : start + 7, 6:15, 5:13] = 100
+        sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / f"{name}.nii.gz"))
+
+    def all_moved(voxels: float) -> torch.Tensor:
+        return torch.tensor([voxels, 0.0, 0.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 20, 20, 20).clone()
+
+    spoiled = Deformation(all_moved(-6.0), all_moved(-6.0), all_moved(6.0), ())
+    monkeypatch.setattr(pair_registration, "optimise", lambda *_: spoiled)
+    monkeypatch.setattr(pair_registration, "_model", lambda *_: "a network")
+    monkeypatch.setattr(pair_registration, "_predicted", lambda *_: all_moved(shift))
+    both = ["-f", str(tmp_path / "a.nii.gz"), "-m", str(tmp_path / "b.nii.gz"), "--similarity", "mse"]
+    assert main(["register", *both, "-o", str(tmp_path), "--affine", "none", "--model", "any"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["deformation"].startswith(kept)
+    assert report["largest_displacement_mm"] == pytest.approx(2.0 if kept == "the network's" else 0.0, abs=0.1)
+    assert report["similarity"]["final"] <= report["similarity"]["affine"]
+
+
+@pytest.mark.parametrize("written", ["field.nii.gz", "affine.tfm", "warped.nii.gz"])
+def test_a_failed_write_is_told_in_one_sentence(files, tmp_path, capsys, monkeypatch, written: str) -> None:
+    fails_for(monkeypatch, written)
+    assert register(files, tmp_path, "--iterations", "0", "--affine", "none") == 2
+    said = capsys.readouterr().err.strip()
+    assert "is the disk full" in said and said.count("\n") == 0
 
 
 @pytest.mark.parametrize("slices", [1, 2])

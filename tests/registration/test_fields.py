@@ -168,6 +168,16 @@ def test_jacobian_of_an_affine_map() -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 5), (6, 1, 1), (1, 7), (1, 1)])
+def test_along_a_single_slice_nothing_changes(shape: tuple[int, ...]) -> None:
+    u = torch.rand(1, len(shape), *shape)
+    du = jacobian(u)
+    assert du.shape == (1, len(shape), *u.shape[1:])
+    for axis, size in enumerate(shape):
+        assert bool(du[:, :, axis].any()) == (size > 1)
+    assert jacobian_determinant(u).isfinite().all()
+
+
 def test_a_reflection_folds_everywhere() -> None:
     u = torch.zeros(1, 3, 6, 6, 6)
     u[:, 1] = -2 * positions((6, 6, 6))[:, 1]
