@@ -13,7 +13,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_synthtumour.errors import Refusal
-from nnunet_synthtumour.trainers.whole_grids import Whole, WholeCases
+from nnunet_synthtumour.trainers.whole_grids import Whole, WholeCases, sides
 
 SOURCE = "source: "
 """Put before the names of sources, which may be those of the targets."""
@@ -25,7 +25,7 @@ class TwoModalities:
     def __init__(self, targets: WholeCases, sources: WholeCases, values: dict[int, int]) -> None:
         same_mm = np.allclose(targets.spacing, sources.spacing, rtol=1e-2)
         if targets.grid.shape != sources.grid.shape or not same_mm:
-            mine, theirs = (f"{_x(c.grid.shape)} voxels of {_x(c.spacing)} mm" for c in (targets, sources))
+            mine, theirs = (f"{sides(c.grid.shape)} voxels of {sides(c.spacing)} mm" for c in (targets, sources))
             raise Refusal(
                 f"By their plans, the target's images have {mine} and the source's {theirs}, but registration needs one "
                 "grid; run 'synthtumour align' on both with one --reference, and plan both with the same planner."
@@ -113,7 +113,3 @@ def paired_or_drawn(target: str, sources: Sequence[str], paired: bool, n: int, s
         return [target]
     generator = np.random.default_rng([seed, *target.encode()])
     return sorted(str(case) for case in generator.choice(list(sources), min(n, len(sources)), replace=False))
-
-
-def _x(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)

@@ -55,7 +55,8 @@ def common_grid(
         other = _raw_grid(properties[case], transpose_forward)
         if other[0] != first[0] or not np.allclose(other[1], first[1], rtol=1e-3):
             raise Refusal(
-                f"{case} has {_x(other[0])} voxels of {_x(other[1])} mm and {cases[0]} {_x(first[0])} of {_x(first[1])} mm, "
+                f"{case} has {sides(other[0])} voxels of {sides(other[1])} mm and "
+                f"{cases[0]} {sides(first[0])} of {sides(first[1])} mm, "
                 "but registration needs all images on one grid; run 'synthtumour align' on the raw data set first."
             )
     raw_shape, raw_spacing = first
@@ -157,5 +158,5 @@ def _raw_grid(
     return shape, tuple(float(properties["spacing"][i]) for i in transpose_forward)
 
 
-def _x(values: Sequence[float]) -> str:
+def sides(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
