@@ -53,11 +53,14 @@ class Lattice:
         """Middles of the blocks along an axis, in voxels of the box."""
         return (torch.arange(self.blocks[axis], dtype=torch.float32) + 0.5) * self.steps[axis] - 0.5
 
+    def look(self, axis: int) -> slice:
+        """The voxels next to the blocks' middles along an axis."""
+        n, k = self.shape[axis], self.steps[axis]
+        return slice(min(k // 2, (n - 1) % k), None, k)
+
     def sample(self, field: torch.Tensor) -> torch.Tensor:
         """One voxel per block, next to its middle: a look that costs next to nothing."""
-        return field[
-            tuple(slice(min(k // 2, (n - 1) % k), None, k) for n, k in zip(self.shape, self.steps, strict=True))
-        ]
+        return field[tuple(self.look(axis) for axis in range(len(self.shape)))]
 
     def mean(self, field: torch.Tensor) -> torch.Tensor:
         """Mean per block of a float field; a cut block is averaged as it is."""
@@ -79,10 +82,10 @@ class Lattice:
 
     def repeat(self, field: torch.Tensor) -> torch.Tensor:
         """Each block's value at all of its voxels."""
-        for axis, (n, k) in enumerate(zip(self.shape, self.steps, strict=True)):
-            if k > 1:
-                field = field.repeat_interleave(k, axis).narrow(axis, 0, n)
-        return field
+        values = field.numpy()  # whose `repeat` takes a tenth of the time of torch's
+        for axis, k in reversed(list(enumerate(self.steps))):
+            values = values.repeat(k, axis) if k > 1 else values
+        return torch.from_numpy(values)[tuple(slice(n) for n in self.shape)]
 
     def cut(self, blocks: tuple[slice, ...]) -> tuple[Lattice, tuple[slice, ...]]:
         """The lattice of a range of blocks, and the voxels of this box that they cover."""
