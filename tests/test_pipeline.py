@@ -82,6 +82,21 @@ def test_on_a_cpu_threads_that_wait_leave_the_core_to_the_loader(
     assert Run(options).environment.get("OMP_WAIT_POLICY") == expected
 
 
+@pytest.mark.parametrize(("device", "key", "keeps"), [("cpu", "junior-fold-0", True), ("cpu", "preprocess", False),
+                                                      ("cuda", "junior-fold-0", False)])  # fmt: skip
+def test_trainings_on_a_cpu_keep_their_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, key: str, keeps: bool
+) -> None:
+    for name in FOLDERS:
+        monkeypatch.setenv(name, "")
+    run = Run(RunOptions(tmp_path, tmp_path, 301, "Run", tmp_path / "out", device=device))
+    stage = next(stage for stage in run.first() if stage.key == key)
+    assert ("MALLOC_TRIM_THRESHOLD_" in run.environment_of(stage)) == keeps
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    run = Run(RunOptions(tmp_path, tmp_path, 301, "Run", tmp_path / "out", device=device))
+    assert run.environment_of(stage)["MALLOC_TRIM_THRESHOLD_"] == "1", "a choice of the user's stays"
+
+
 def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *_options(tmp_path), "--rounds", "2", "--dry-run"]) == 0
     printed = capsys.readouterr().out
