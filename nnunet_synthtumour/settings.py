@@ -212,6 +212,10 @@ class DeepAtlasSettings:
     sources: int = setting(
         3, low=1, doc="labelled images, most alike, whose fitted labels are fused on an unlabelled one"
     )
+    relays: int | None = setting(
+        None, low=0, doc="unlabelled images through which fitted labels also come to each of the others, to outvote errors "
+        "of the direct way; null: 4 with one or two labelled images, else none",
+    )  # fmt: skip
     manual: float = setting(0.1, low=0.0, high=0.99, doc="least share of labelled images among nnU-Net's patches")
     pairs: tuple[float, float, float, float] = setting(
         (0.1, 0.15, 0.15, 0.6), low=0.0, doc="shares of pairs moving-fixed: both labelled, labelled-unlabelled, "

@@ -5,32 +5,57 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from nnunet_synthtumour.settings import DeepAtlasSettings
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
-from nnunet_synthtumour.trainers.fitted_labels import WARPED, LabelFitter, write_warped
+from nnunet_synthtumour.trainers.deepatlas_stages import FEW_LABELS
+from nnunet_synthtumour.trainers.fitted_labels import WARPED, Fitted, LabelFitter, write_warped
 
 MOST_TIMES = 10  # that a case is listed
+RELAYS = 4  # with few labels; more of them outvote errors by themselves
 NO_LABEL = -2  # nothing that labels are fitted to is ignored
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """The `sources` likest of the `labelled` cases give each target its labels."""
+    """The `sources` likest of the `labelled` cases give each target its labels, on a way of their own and on one through
+    each of the `relays`, which are targets, too."""
 
     fitter: LabelFitter
     writer: CarriedWriter
     labelled: Sequence[str]
     sources: int
+    relays: Sequence[str] = ()
 
     def to_target(self, target: str, folder: Path) -> dict[str, Any]:
         """Write what is fitted to a target; its row of the report."""
-        chosen = self.fitter.most_alike(target, self.labelled, self.sources)
-        fitted = self.fitter.fit(target, chosen)
+        chosen, fitted = self._direct(target)
         write_warped(folder, target, fitted, self.writer.locations(fitted.labels.numpy()))
-        return self.writer.write(folder, target, chosen, fitted.carried, fitted.carried.labels)
+        carried, others = fitted.carried, {relay: labels for relay, labels in self._relayed.items() if relay != target}
+        if others:
+            carried = self.fitter.by_way_of(others, target, carried)
+        return self.writer.write(folder, target, [*chosen, *others], carried, carried.labels)
+
+    @cached_property
+    def _relayed(self) -> dict[str, Tensor]:
+        """Labels of the relays, as they came to them directly: fitted by every process for itself."""
+        return {relay: self._direct(relay)[1].carried.labels for relay in self.relays}
+
+    def _direct(self, target: str) -> tuple[list[str], Fitted]:
+        chosen = self.fitter.most_alike(target, self.labelled, self.sources)
+        return chosen, self.fitter.fit(target, chosen)
+
+
+def relays_for(labelled: int, settings: DeepAtlasSettings) -> int:
+    """Through how many unlabelled images fitted labels go."""
+    if settings.relays is not None:
+        return settings.relays
+    return RELAYS if labelled <= FEW_LABELS else 0
 
 
 def with_fitted(labelled: Sequence[str], fitted_to: Sequence[str], settings: DeepAtlasSettings) -> list[str]:

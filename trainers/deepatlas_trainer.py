@@ -21,7 +21,7 @@ from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
 from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest_of
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.case_splits import restrict
-from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, with_fitted
+from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, relays_for, with_fitted
 from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger, measured, unmeasured
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
 from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registration_steps, stage_of
@@ -173,19 +173,23 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def fit_labels(self, cases: WholeCases, labelled: list[str]) -> None:
         """Labels for all unlabelled cases, in `carried_folder`; those of an earlier run with the same settings are kept."""
+        settings = self.settings.deepatlas
+        relays = relays_for(len(labelled), settings)
         mark = {"labelled": labelled, "unlabelled": self.fitted_to, "plans": self.plans_manager.plans_name,
                 "spacing": list(self.configuration_manager.spacing), "images": digest_of(cases, [*labelled, *self.fitted_to]),
                 "normalisation": list(self.configuration_manager.normalization_schemes),
-                "configuration": self.configuration_name, "iterations": self.settings.deepatlas.fitted,
-                "sources": self.settings.deepatlas.sources,
-                "registration": dataclasses.asdict(self.settings.registration)}  # fmt: skip
+                "configuration": self.configuration_name, "iterations": settings.fitted, "sources": settings.sources,
+                "relays": relays, "registration": dataclasses.asdict(self.settings.registration)}  # fmt: skip
         if is_complete(self.carried_folder, mark):
             return
         self.print_to_log_file("Fitting labelled images to all others")
+        fitter = LabelFitter(
+            cases, self.settings.registration, settings.fitted, self.classes, self.configuration_manager.spacing,
+            self.device, self.label_manager.ignore_label,
+        )  # fmt: skip
         fitting = Fitting(
-            LabelFitter(cases, self.settings.registration, self.settings.deepatlas.fitted, self.classes,
-                        self.configuration_manager.spacing, self.device, self.label_manager.ignore_label),
-            self.carried_writer(cases.dataset, cases.grid, NO_LABEL), labelled, self.settings.deepatlas.sources,
+            fitter, self.carried_writer(cases.dataset, cases.grid, NO_LABEL), labelled, settings.sources,
+            fitter.relays(labelled, self.fitted_to, relays),
         )  # fmt: skip
         carry_to_all(
             self.carried_folder, self.fitted_to, mark, fitting.to_target,

@@ -8,7 +8,8 @@ learns from both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +23,7 @@ from nnunet_synthtumour.registration.instance import (
     InstanceSettings,
     Similarity,
     image_cost,
+    normalised,
     optimise,
 )
 from nnunet_synthtumour.settings import RegistrationSettings
@@ -36,6 +38,7 @@ from nnunet_synthtumour.trainers.carried_labels import (
     write_case,
 )
 
+HASTE = 3  # times fewer iterations, in one direction, for fields whose errors a vote evens out
 WARPED = "warped to "  # with a case's name: the labelled image that was warped to it
 
 
@@ -80,6 +83,12 @@ class LabelFitter:
         costs = {case: image_cost(self.wanted.similarity, self._match(case), fixed) for case in labelled}
         return sorted(labelled, key=lambda case: costs[case])[:count]
 
+    def relays(self, labelled: Sequence[str], others: Sequence[str], count: int) -> list[str]:
+        """Up to `count` of the `others`, in turn the likest to each of the first few labelled cases: it is they that labels
+        reach best."""
+        likest = [self.most_alike(case, others, count) for case in labelled[:count]]
+        return list(dict.fromkeys(case for cases in zip(*likest, strict=True) for case in cases))[:count]
+
     def fit(self, target: str, sources: Sequence[str]) -> Fitted:
         """Labels of all `sources` on the grid of `target`, fused, and the first source as it is warped."""
         fixed = self._match(target)
@@ -98,8 +107,29 @@ class LabelFitter:
                 warped = [image, warp(seg.float(), u, "nearest")[0].short().cpu()]
         return Fitted(fuse(labels, differences, self.classes, self.ignore), *warped)
 
+    def by_way_of(self, relays: Mapping[str, Tensor], target: str, direct: Carried) -> Carried:
+        """The `direct` labels of a target outvoted, where they are, by those of other images, (X, Y, Z), carried on to it.
+
+        A label that comes to a target on many ways has made a different error on each of them.
+        """
+        fixed, labels = self._match(target), [direct.labels]
+        hasty = replace(self.wanted, iterations=max(1, self.wanted.iterations // HASTE), symmetric=False)
+        for relay, known in relays.items():
+            with torch.enable_grad():
+                u = optimise(self._match(relay), fixed, hasty, self.spacing).displacement
+            labels.append(vote(known[None, None].to(self.device), u, self.classes))
+        return fuse(labels, [direct.difference] * len(labels), self.classes, self.ignore)
+
     def _match(self, case: str) -> Tensor:
-        return self.cases[case].match()[None].to(self.device)
+        """What is compared: the image and how steep it is, by which edges of small and faint structures count."""
+        image = self.cases[case].match()[None].to(self.device)
+        return torch.cat((image, normalised(steepness(image))), 1) if self.wanted.similarity == "lncc" else image
+
+
+def steepness(image: Tensor) -> Tensor:
+    """Length of each channel's gradient, (B, C, X, Y, Z)."""
+    slopes = [torch.gradient(image, dim=axis)[0] for axis in range(2, image.ndim)]
+    return torch.stack(slopes).square().sum(0).sqrt()
 
 
 def write_warped(folder: Path, case: str, fitted: Fitted, locations: dict[Any, Any]) -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
+import torch
 
 from nnunet_synthtumour.settings import DeepAtlasSettings
-from nnunet_synthtumour.trainers.deepatlas_labels import with_fitted
+from nnunet_synthtumour.trainers.deepatlas_labels import Fitting, relays_for, with_fitted
 
 
 @pytest.mark.parametrize(
@@ -29,3 +35,55 @@ def test_the_share_of_labelled_cases_is_never_less_than_asked_for() -> None:
 
 def test_without_fitted_labels_the_labelled_cases_are_all() -> None:
     assert with_fitted(["l", "m"], [], DeepAtlasSettings()) == ["l", "m"]
+
+
+class _Fitter:
+    """Stands in for `LabelFitter`; remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.direct: list[str] = []
+        self.ways: dict[str, list[str]] = {}
+
+    def most_alike(self, target: str, labelled: list[str], count: int) -> list[str]:
+        return labelled[:count]
+
+    def fit(self, target: str, sources: list[str]) -> Any:
+        self.direct.append(target)
+        labels = torch.full((2, 2, 2), len(target))
+        return SimpleNamespace(
+            carried=SimpleNamespace(labels=labels), image=torch.zeros(1, 2, 2, 2), labels=labels[None]
+        )
+
+    def by_way_of(self, relays: dict[str, torch.Tensor], target: str, direct: Any) -> Any:
+        assert all((labels == len(relay)).all() for relay, labels in relays.items()), "each relay's own labels"
+        self.ways[target] = list(relays)
+        return SimpleNamespace(labels=direct.labels + 100)
+
+
+class _Writer:
+    def locations(self, seg: np.ndarray) -> dict[Any, Any]:
+        return {}
+
+    def write(self, folder: Path, case: str, sources: list[str], carried: Any, kept: torch.Tensor) -> dict[str, Any]:
+        return {"sources": sources, "value": int(kept.max())}
+
+
+def test_labels_come_through_every_relay_but_the_target_itself(tmp_path: Path) -> None:
+    fitter = _Fitter()
+    fitting = Fitting(fitter, _Writer(), ["l", "m"], 1, relays=["relay_1", "relay_12"])  # type: ignore[arg-type]
+    assert fitting.to_target("case", tmp_path) == {"sources": ["l", "relay_1", "relay_12"], "value": 104}
+    assert fitting.to_target("relay_1", tmp_path)["sources"] == ["l", "relay_12"]
+    assert fitter.ways == {"case": ["relay_1", "relay_12"], "relay_1": ["relay_12"]}
+    assert fitter.direct.count("relay_12") == 1, "relays are fitted once, for all"
+
+
+def test_without_relays_labels_come_directly(tmp_path: Path) -> None:
+    fitter = _Fitter()
+    fitting = Fitting(fitter, _Writer(), ["l"], 1)  # type: ignore[arg-type]
+    assert fitting.to_target("case", tmp_path) == {"sources": ["l"], "value": 4}
+    assert not fitter.ways
+
+
+def test_relays_help_where_labels_are_few() -> None:
+    assert [relays_for(labelled, DeepAtlasSettings()) for labelled in (1, 2, 3)] == [4, 4, 0]
+    assert relays_for(9, DeepAtlasSettings(relays=2)) == 2 and relays_for(1, DeepAtlasSettings(relays=0)) == 0

@@ -12,8 +12,8 @@ import torch
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.registration.metrics import dice
 from nnunet_synthtumour.settings import RegistrationSettings
-from nnunet_synthtumour.trainers.carried_labels import write_case
-from nnunet_synthtumour.trainers.fitted_labels import WARPED, LabelFitter, dataset_with_fitted, write_warped
+from nnunet_synthtumour.trainers.carried_labels import Carried, write_case
+from nnunet_synthtumour.trainers.fitted_labels import WARPED, LabelFitter, dataset_with_fitted, steepness, write_warped
 from nnunet_synthtumour.trainers.whole_grids import Whole
 
 
@@ -24,7 +24,7 @@ def _ball(radius: float, shift: float, noise: int) -> Whole:
     return Whole(1.5 * (distance < radius) + 0.5 * (distance < 0.9) + texture, (distance < radius).short())
 
 
-CASES = {"a": _ball(0.5, 0.0, 0), "b": _ball(0.5, 0.12, 1), "far": _ball(0.3, -0.3, 2)}
+CASES = {"a": _ball(0.5, 0.0, 0), "b": _ball(0.5, 0.12, 1), "far": _ball(0.3, -0.3, 2), "again": _ball(0.48, 0.06, 3)}
 
 
 def _fitter(iterations: int) -> LabelFitter:
@@ -44,6 +44,40 @@ def test_fitted_labels_lie_where_the_target_shows_them_and_warped_images_match_t
 def test_the_likest_images_are_fitted() -> None:
     assert _fitter(1).most_alike("b", ["far", "a"], 1) == ["a"]
     assert _fitter(1).most_alike("b", ["far", "a"], 2) == ["far", "a"]
+
+
+def test_what_is_compared_is_the_image_and_how_steep_it_is() -> None:
+    ramp = torch.arange(6.0)[None, None, :, None, None].expand(1, 1, 6, 5, 4) * 2
+    assert torch.equal(steepness(torch.cat((ramp, -ramp), 1)), torch.full((1, 2, 6, 5, 4), 2.0))
+    assert steepness(torch.ones(1, 1, 4, 4)).abs().max() == 0
+
+
+def test_labels_on_their_way_through_other_images_outvote_a_wrong_direct_one() -> None:
+    fitter, truth = _fitter(90), CASES["b"].seg[0]
+    wrong = torch.roll(truth, 4, 0)  # as from a field that went astray
+    direct = Carried(wrong, torch.ones(truth.shape), torch.zeros(truth.shape))
+    relays = {"a": CASES["a"].seg[0], "again": CASES["again"].seg[0]}
+    found = fitter.by_way_of(relays, "b", direct)
+    assert dice(found.labels.numpy() == 1, truth.numpy() == 1) > max(
+        0.9, dice(wrong.numpy() == 1, truth.numpy() == 1) + 0.2
+    )
+    assert found.agreement[wrong != truth].mean() < 0.8 < found.agreement[wrong == truth].mean()
+
+
+def test_what_was_ignored_on_most_ways_stays_ignored() -> None:
+    fitter = LabelFitter(CASES, RegistrationSettings(), 1, 2, (1, 1, 1), torch.device("cpu"), ignore=2)
+    nobody = torch.full((20, 24, 18), 2, dtype=torch.int16)
+    direct = Carried(nobody, torch.ones(nobody.shape), torch.zeros(nobody.shape))
+    assert (fitter.by_way_of({"a": nobody, "again": nobody}, "b", direct).labels == 2).all()
+    found = fitter.by_way_of({"a": torch.zeros_like(nobody), "again": torch.zeros_like(nobody)}, "b", direct)
+    assert (found.labels == 0).all(), "two of three ways know"
+
+
+def test_relays_are_the_likest_to_each_labelled_case_in_turn() -> None:
+    assert _fitter(1).relays(["a"], ["far", "b"], 1) == ["b"]
+    assert _fitter(1).relays(["a", "far"], ["again", "b"], 5) == ["again", "b"]
+    assert _fitter(1).relays(["a", "b"], ["far", "again"], 1) == ["again"]
+    assert _fitter(1).relays(["a"], ["b"], 0) == []
 
 
 class _Stored:
