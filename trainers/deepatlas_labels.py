@@ -39,7 +39,8 @@ class Fitting:
         carried, others = fitted.carried, {relay: labels for relay, labels in self._relayed.items() if relay != target}
         if others:
             carried = self.fitter.by_way_of(others, target, carried)
-        return self.writer.write(folder, target, [*chosen, *others], carried, carried.labels)
+        row = self.writer.write(folder, target, chosen, carried, carried.labels)
+        return {**row, "relays": list(others)}
 
     @cached_property
     def _relayed(self) -> dict[str, Tensor]:

@@ -71,8 +71,9 @@ class _Writer:
 def test_labels_come_through_every_relay_but_the_target_itself(tmp_path: Path) -> None:
     fitter = _Fitter()
     fitting = Fitting(fitter, _Writer(), ["l", "m"], 1, relays=["relay_1", "relay_12"])  # type: ignore[arg-type]
-    assert fitting.to_target("case", tmp_path) == {"sources": ["l", "relay_1", "relay_12"], "value": 104}
-    assert fitting.to_target("relay_1", tmp_path)["sources"] == ["l", "relay_12"]
+    assert fitting.to_target("case", tmp_path) == {
+        "sources": ["l"], "relays": ["relay_1", "relay_12"], "value": 104}  # fmt: skip
+    assert fitting.to_target("relay_1", tmp_path)["relays"] == ["relay_12"]
     assert fitter.ways == {"case": ["relay_1", "relay_12"], "relay_1": ["relay_12"]}
     assert fitter.direct.count("relay_12") == 1, "relays are fitted once, for all"
 
@@ -80,7 +81,7 @@ def test_labels_come_through_every_relay_but_the_target_itself(tmp_path: Path) -
 def test_without_relays_labels_come_directly(tmp_path: Path) -> None:
     fitter = _Fitter()
     fitting = Fitting(fitter, _Writer(), ["l"], 1)  # type: ignore[arg-type]
-    assert fitting.to_target("case", tmp_path) == {"sources": ["l"], "value": 4}
+    assert fitting.to_target("case", tmp_path) == {"sources": ["l"], "relays": [], "value": 4}
     assert not fitter.ways
 
 

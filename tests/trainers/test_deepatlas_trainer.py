@@ -32,6 +32,7 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     folder = Path(trainer.output_folder)
     report = json.loads((folder / "carried_labels" / "carried_labels.json").read_text(encoding="utf-8"))
     assert len(report["cases"]) == 6 and all(len(case["sources"]) == 2 for case in report["cases"])
+    assert sorted(len(case["relays"]) for case in report["cases"]) == [3] * 4 + [4] * 2, "four relays, none its own"
     found = json.loads((folder / "validation" / "registration.json").read_text(encoding="utf-8"))
     assert found["pairs"] == 2
     assert found["mean"]["folds_percent"] <= 0.003
