@@ -64,6 +64,12 @@ def test_labels_on_their_way_through_other_images_outvote_a_wrong_direct_one() -
     assert found.agreement[wrong != truth].mean() < 0.8 < found.agreement[wrong == truth].mean()
 
 
+def test_the_direct_way_decides_a_tie() -> None:
+    truth = CASES["b"].seg[0]
+    direct = Carried(truth, torch.ones(truth.shape), torch.zeros(truth.shape))
+    assert torch.equal(_fitter(3).by_way_of({"far": torch.zeros_like(truth)}, "b", direct).labels, truth)
+
+
 def test_what_was_ignored_on_most_ways_stays_ignored() -> None:
     fitter = LabelFitter(CASES, RegistrationSettings(), 1, 2, (1, 1, 1), torch.device("cpu"), ignore=2)
     nobody = torch.full((20, 24, 18), 2, dtype=torch.int16)
