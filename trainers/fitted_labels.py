@@ -112,7 +112,10 @@ class LabelFitter:
 
         A label that comes to a target on many ways has made a different error on each of them.
         """
-        fixed, labels = self._match(target), [direct.labels] * (1 + len(relays) % 2)  # no ties, which background would win
+        fixed, labels = (
+            self._match(target),
+            [direct.labels] * (1 + len(relays) % 2),
+        )  # no ties, which background would win
         hasty = replace(self.wanted, iterations=max(1, self.wanted.iterations // HASTE), symmetric=False)
         for relay, known in relays.items():
             with torch.enable_grad():
