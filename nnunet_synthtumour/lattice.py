@@ -80,13 +80,6 @@ class Lattice:
                 )
         return field
 
-    def repeat(self, field: torch.Tensor) -> torch.Tensor:
-        """Each block's value at all of its voxels."""
-        values = field.numpy()  # whose `repeat` takes a tenth of the time of torch's
-        for axis, k in reversed(list(enumerate(self.steps))):
-            values = values.repeat(k, axis) if k > 1 else values
-        return torch.from_numpy(values)[tuple(slice(n) for n in self.shape)]
-
     def cut(self, blocks: tuple[slice, ...]) -> tuple[Lattice, tuple[slice, ...]]:
         """The lattice of a range of blocks, and the voxels of this box that they cover."""
         voxels = tuple(slice(b.start * k, min(n, b.stop * k)) for b, k, n in

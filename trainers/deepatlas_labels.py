@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from nnunet_synthtumour.settings import DeepAtlasSettings
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.deepatlas_stages import FEW_LABELS
@@ -34,18 +32,19 @@ class Fitting:
 
     def to_target(self, target: str, folder: Path) -> dict[str, Any]:
         """Write what is fitted to a target; its row of the report."""
-        chosen, fitted = self._direct(target)
+        chosen, fitted = self._relayed.get(target) or self._direct(target)
         write_warped(folder, target, fitted, self.writer.locations(fitted.labels.numpy()))
-        carried, others = fitted.carried, {relay: labels for relay, labels in self._relayed.items() if relay != target}
+        carried = fitted.carried
+        others = {relay: known.carried.labels for relay, (_, known) in self._relayed.items() if relay != target}
         if others:
             carried = self.fitter.by_way_of(others, target, carried)
         row = self.writer.write(folder, target, chosen, carried, carried.labels)
         return {**row, "relays": list(others)}
 
     @cached_property
-    def _relayed(self) -> dict[str, Tensor]:
-        """Labels of the relays, as they came to them directly: fitted by every process for itself."""
-        return {relay: self._direct(relay)[1].carried.labels for relay in self.relays}
+    def _relayed(self) -> dict[str, tuple[list[str], Fitted]]:
+        """What comes to the relays directly: fitted by every process for itself."""
+        return {relay: self._direct(relay) for relay in self.relays}
 
     def _direct(self, target: str) -> tuple[list[str], Fitted]:
         chosen = self.fitter.most_alike(target, self.labelled, self.sources)

@@ -112,10 +112,8 @@ class LabelFitter:
 
         A label that comes to a target on many ways has made a different error on each of them.
         """
-        fixed, labels = (
-            self._match(target),
-            [direct.labels] * (1 + len(relays) % 2),
-        )  # no ties, which background would win
+        fixed = self._match(target)
+        labels = [direct.labels] * (1 + len(relays) % 2)  # no ties, which background would win
         hasty = replace(self.wanted, iterations=max(1, self.wanted.iterations // HASTE), symmetric=False)
         for relay, known in relays.items():
             with torch.enable_grad():
@@ -126,12 +124,17 @@ class LabelFitter:
     def _match(self, case: str) -> Tensor:
         """What is compared: the image and how steep it is, by which edges of small and faint structures count."""
         image = self.cases[case].match()[None].to(self.device)
-        return torch.cat((image, normalised(steepness(image))), 1) if self.wanted.similarity == "lncc" else image
+        return (
+            torch.cat((image, normalised(steepness(image, self.spacing))), 1)
+            if self.wanted.similarity == "lncc"
+            else image
+        )
 
 
-def steepness(image: Tensor) -> Tensor:
-    """Length of each channel's gradient, (B, C, X, Y, Z)."""
-    slopes = [torch.gradient(image, dim=axis)[0] for axis in range(2, image.ndim)]
+def steepness(image: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Length of each channel's gradient per mm, (B, C, X, Y[, Z])."""
+    axes = {axis: mm for axis, mm in enumerate(spacing, 2) if image.shape[axis] > 1}
+    slopes = torch.gradient(image, spacing=tuple(axes.values()), dim=tuple(axes))
     return torch.stack(slopes).square().sum(0).sqrt()
 
 

@@ -47,9 +47,10 @@ def test_the_likest_images_are_fitted() -> None:
 
 
 def test_what_is_compared_is_the_image_and_how_steep_it_is() -> None:
-    ramp = torch.arange(6.0)[None, None, :, None, None].expand(1, 1, 6, 5, 4) * 2
-    assert torch.equal(steepness(torch.cat((ramp, -ramp), 1)), torch.full((1, 2, 6, 5, 4), 2.0))
-    assert steepness(torch.ones(1, 1, 4, 4)).abs().max() == 0
+    ramp = torch.arange(6.0)[None, None, :, None, None].expand(1, 1, 6, 5, 1) * 2
+    found = steepness(torch.cat((ramp, -ramp), 1), (4.0, 1.0, 1.0))
+    assert torch.equal(found, torch.full((1, 2, 6, 5, 1), 0.5)), "per mm, and a single slice has no slope across"
+    assert steepness(torch.ones(1, 1, 4, 4), (1.0, 1.0)).abs().max() == 0
 
 
 def test_labels_on_their_way_through_other_images_outvote_a_wrong_direct_one() -> None:
