@@ -24,6 +24,12 @@ def measured(losses: dict[str, Any]) -> dict[str, Any]:
     return {key: value.cpu().numpy() if isinstance(value, torch.Tensor) else value for key, value in losses.items()}
 
 
+def mean_of_measured(values: list[Any]) -> float:
+    """NaN if none was."""
+    known = [float(v) for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")
+
+
 class RegistrationLogger(MoreCurves):
     """Adds the curves of a registration network; where something was not measured in an epoch there is a NaN."""
 

@@ -22,7 +22,13 @@ from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest_of
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.case_splits import restrict
 from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, relays_for, with_fitted
-from nnunet_synthtumour.trainers.deepatlas_progress import REGISTRATION_CURVES, RegistrationLogger, measured, unmeasured
+from nnunet_synthtumour.trainers.deepatlas_progress import (
+    REGISTRATION_CURVES,
+    RegistrationLogger,
+    mean_of_measured,
+    measured,
+    unmeasured,
+)
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
 from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registration_steps, stage_of
 from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted
@@ -321,7 +327,7 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         outputs = collate_outputs(train_outputs)
-        means = {key: _nanmean(self.gathered(list(np.ravel(outputs[key])))) for key in outputs}
+        means = {key: mean_of_measured(self.gathered(list(np.ravel(outputs[key])))) for key in outputs}
         self.logger.log("train_losses", means["loss"], self.current_epoch)
         for key in ("similarity", "regularity", "anatomy", "carried"):
             self.logger.log(f"{key}_loss", means[key], self.current_epoch)
@@ -343,10 +349,11 @@ class DeepAtlasTrainer(AveragingTrainer):
         found = self.pair_validation.summary(self.registration, self.device)
         for key in REGISTRATION_CURVES:
             self.logger.log(key, found[key], self.current_epoch)
-        self.print_to_log_file(
-            f"Registration of validation pairs: Dice {found['dice_before']:.4f} before, {found['dice_after']:.4f} after, "
-            f"{found['folds_percent']:.4f} % folds"
-        )
+        if self.pair_validation.pairs:  # one labelled image makes none
+            self.print_to_log_file(
+                f"Registration of validation pairs: Dice {found['dice_before']:.4f} before, {found['dice_after']:.4f} after, "
+                f"{found['folds_percent']:.4f} % folds"
+            )
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's, then the registration of validation pairs, and the network as `synthtumour register` takes it."""
@@ -393,8 +400,3 @@ class DeepAtlasTrainer(AveragingTrainer):
             self._save_registration()
         if hasattr(self.dataloader_pairs, "_finish"):
             self.dataloader_pairs._finish()
-
-
-def _nanmean(values: list[Any]) -> float:
-    known = [float(v) for v in values if not np.isnan(v)]
-    return float(np.mean(known)) if known else float("nan")
