@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nnunet_synthtumour.settings import DeepAtlasSettings
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+from nnunet_synthtumour.settings import DeepAtlasSettings, RegistrationSettings
+from nnunet_synthtumour.trainers.carried_run import digest_of
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.deepatlas_stages import FEW_LABELS
 from nnunet_synthtumour.trainers.fitted_labels import WARPED, Fitted, LabelFitter, write_warped
@@ -49,6 +53,23 @@ class Fitting:
     def _direct(self, target: str) -> tuple[list[str], Fitted]:
         chosen = self.fitter.most_alike(target, self.labelled, self.sources)
         return chosen, self.fitter.fit(target, chosen)
+
+
+def mark_of_fits(
+    cases: Any,
+    labelled: Sequence[str],
+    targets: Sequence[str],
+    plans: str,
+    configuration: str,
+    manager: ConfigurationManager,
+    settings: DeepAtlasSettings,
+    registration: RegistrationSettings,
+) -> dict[str, Any]:
+    """All that fitted labels depend on: those that were made with another mark are fitted anew."""
+    return {"labelled": list(labelled), "unlabelled": list(targets), "plans": plans, "spacing": list(manager.spacing),
+            "images": digest_of(cases, [*labelled, *targets]), "normalisation": list(manager.normalization_schemes),
+            "configuration": configuration, "iterations": settings.fitted, "sources": settings.sources,
+            "relays": relays_for(len(labelled), settings), "registration": dataclasses.asdict(registration)}  # fmt: skip
 
 
 def relays_for(labelled: int, settings: DeepAtlasSettings) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from nnunet_synthtumour.registration.model_files import FILE_NAME, save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
-from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest_of
+from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.case_splits import restrict
-from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, relays_for, with_fitted
+from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, mark_of_fits, relays_for, with_fitted
 from nnunet_synthtumour.trainers.deepatlas_progress import (
     REGISTRATION_CURVES,
     RegistrationLogger,
@@ -181,11 +180,10 @@ class DeepAtlasTrainer(AveragingTrainer):
         """Labels for all unlabelled cases, in `carried_folder`; those of an earlier run with the same settings are kept."""
         settings = self.settings.deepatlas
         relays = relays_for(len(labelled), settings)
-        mark = {"labelled": labelled, "unlabelled": self.fitted_to, "plans": self.plans_manager.plans_name,
-                "spacing": list(self.configuration_manager.spacing), "images": digest_of(cases, [*labelled, *self.fitted_to]),
-                "normalisation": list(self.configuration_manager.normalization_schemes),
-                "configuration": self.configuration_name, "iterations": settings.fitted, "sources": settings.sources,
-                "relays": relays, "registration": dataclasses.asdict(self.settings.registration)}  # fmt: skip
+        mark = mark_of_fits(
+            cases, labelled, self.fitted_to, self.plans_manager.plans_name, self.configuration_name,
+            self.configuration_manager, settings, self.settings.registration,
+        )  # fmt: skip
         if is_complete(self.carried_folder, mark):
             return
         self.print_to_log_file("Fitting labelled images to all others")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.trainers import deepatlas_trainer
+from nnunet_synthtumour.trainers import deepatlas_labels
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from tests.toy_dataset import make_trainer
 
@@ -92,9 +92,9 @@ def test_patches_come_from_labelled_images_others_with_fitted_labels_and_warped_
     again.get_dataloaders()
     assert (trainer.carried_folder / "carried_labels.json").stat().st_mtime_ns == written
 
-    digest = deepatlas_trainer.digest_of  # as if an unlabelled image had been replaced
+    digest = deepatlas_labels.digest_of  # as if an unlabelled image had been replaced
     monkeypatch.setattr(
-        deepatlas_trainer, "digest_of", lambda cases, names: digest(cases, names) + str("case_000" in names)
+        deepatlas_labels, "digest_of", lambda cases, names: digest(cases, names) + str("case_000" in names)
     )
     again.fit_labels(again.pair_validation.cases, ["case_006", "case_007"])
     assert (trainer.carried_folder / "carried_labels.json").stat().st_mtime_ns > written
