@@ -18,7 +18,10 @@ BEST, LAST = "checkpoint_best.pth", "checkpoint_final.pth"
 
 
 def usual_checkpoint(trainer: str) -> str:
-    """A junior is its epoch that was chosen, a senior its last one (docs/senior_trainer.md)."""
+    """A junior is its epoch that was chosen, a senior its last one (docs/senior_trainer.md).
+
+    What could choose a senior's epoch are tumours that its junior outlined, so the epochs that are most like the junior win.
+    """
     return LAST if "Senior" in trainer else BEST
 
 

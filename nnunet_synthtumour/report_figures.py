@@ -31,7 +31,7 @@ def plain_axes() -> Any:
 
 
 def kept_epoch(title: str, log: Mapping[str, list[float]]) -> int:
-    """The epoch whose weights segment: the chosen one of a junior, the last of a senior (`run_recipe.checkpoint_of`)."""
+    """The epoch whose weights segment: the chosen one of a junior, the last of a senior (`junior_model.usual_checkpoint`)."""
     return len(log["ema_fg_dice"]) - 1 if title.startswith("senior") else int(np.argmax(log["ema_fg_dice"]))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.junior_model import BEST, LAST
+from nnunet_synthtumour.junior_model import usual_checkpoint
 from nnunet_synthtumour.lesion_model import preset_files
 from nnunet_synthtumour.schema import parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
@@ -21,14 +21,6 @@ JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
 PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans", "TinyPlanner": "nnUNetTinyPlans",
             "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
             "nnUNetPlannerResEncXL": "nnUNetResEncUNetXLPlans"}  # fmt: skip
-
-
-def checkpoint_of(round_: int) -> str:
-    """What segments: the junior's chosen epoch, but a senior's last.
-
-    What could choose a senior's epoch are tumours that its junior outlined, so the epochs that are most like the junior win.
-    """
-    return LAST if round_ else BEST
 
 
 @dataclass(frozen=True)
@@ -205,7 +197,7 @@ class Recipe:
             ("synthtumour", "pseudolabel", "-d", str(o.number), "-o", str(self.number(round_)),
              "-n", self.dataset(round_).split("_", 1)[1],
              *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before),
-             "-chk", checkpoint_of(before),
+             "-chk", usual_checkpoint(self.trainer(before)),
              "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds, "-device", o.device, "-np", str(o.processes)),
             outputs=(self.raw / self.dataset(round_) / PROVENANCE, self.preprocessed / self.dataset(round_) / PROVENANCE),
         )  # fmt: skip
@@ -220,7 +212,7 @@ class Recipe:
                 f"predict-{self.predictions(r).name}", f"{'senior' if r else 'junior'} segments {what}",
                 ("nnUNetv2_predict", "-d", str(self.number(r)), "-i", str(images), "-o", str(self.predictions(r)),
                  "-c", o.configuration, "-f", *o.folds, "-tr", self.trainer(r), "-p", o.plans_name(),
-                 "-chk", checkpoint_of(r),
+                 "-chk", usual_checkpoint(self.trainer(r)),
                  "-device", o.device, "--continue_prediction", "-npp", str(o.processes), "-nps", str(o.processes)),
                 outputs=(self.predictions(r) / "dataset.json",),
                 after=("prepare", *(training.key for training in self.trainings(r))),
