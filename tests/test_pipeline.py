@@ -87,6 +87,7 @@ def test_on_a_cpu_threads_that_wait_leave_the_core_to_the_loader(
 def test_trainings_on_a_cpu_keep_their_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, key: str, keeps: bool
 ) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
     for name in FOLDERS:
         monkeypatch.setenv(name, "")
     run = Run(RunOptions(tmp_path, tmp_path, 301, "Run", tmp_path / "out", device=device))

@@ -41,6 +41,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
     `self.labelled` are the sources and `self.unlabelled` the targets. docs/crossmodal.md lists what differs from nnU-Net.
     """
 
+    RESTS = (SEGMENTATION,)
+
     dataloader_train: Any
     dataloader_val: Any
 

@@ -51,6 +51,7 @@ class DeepAtlasTrainer(AveragingTrainer):
     """
 
     ADAMW_LR = 1e-3
+    RESTS: tuple[str, ...] = (TAUGHT,)  # stages in which registration learns nothing
     MIRRORING = False  # images that are registered all lie the same way, and what is left must not look like right
 
     num_epochs: int
@@ -234,7 +235,7 @@ class DeepAtlasTrainer(AveragingTrainer):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         assert self.registration is not None
-        active = [epoch for epoch in range(self.num_epochs) if self.stage(epoch) != TAUGHT]
+        active = [epoch for epoch in range(self.num_epochs) if self.stage(epoch) not in self.RESTS]
         self.registration.begin_epoch(sum(epoch < self.current_epoch for epoch in active), max(1, len(active)))
         self.print_to_log_file(f"Stage: {self.stage(self.current_epoch)}")
 

@@ -36,6 +36,18 @@ def trainer_of(two: Path, resume: bool = False, epochs: int = 2, **crossmodal: A
     return trainer
 
 
+@pytest.mark.parametrize(("mode", "left"), [("sequential", 1 / 2), ("unified", 3 / 4)])
+def test_registration_learns_less_and_less_over_the_epochs_in_which_it_learns(
+    two: Path, mode: str, left: float
+) -> None:
+    trainer = trainer_of(two, epochs=4, mode=mode)
+    trainer.initialize()
+    trainer.current_epoch = 1
+    trainer.on_train_epoch_start()
+    rate = trainer.registration.optimizer.param_groups[0]["lr"]
+    assert rate == pytest.approx(trainer.settings.registration.initial_lr * left**0.9)
+
+
 def test_labels_are_carried_once_and_segmentation_learns_from_them(two: Path) -> None:
     trainer = trainer_of(two)
     trainer.run_training()
