@@ -130,12 +130,10 @@ def _cases(source: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
             for name, files in dataset_json["dataset"].items()
         }
     else:
-        first = f"_0000{ending}"
-        names = sorted(f.name[: -len(first)] for f in (source / "imagesTr").glob(f"*{first}") if f.name[0] != ".")
         found = {
             name: ([source / "imagesTr" / f"{name}_{c:04d}{ending}" for c in range(channels)],
                    source / "labelsTr" / f"{name}{ending}")
-            for name in names
+            for name in _names(source, ending)
         }  # fmt: skip
     if not found:
         raise UserError(f"There are no images *_0000{ending} in {source / 'imagesTr'}; is this a raw nnU-Net data set?")
@@ -144,11 +142,20 @@ def _cases(source: Path, dataset_json: dict[str, Any]) -> list[RawCase]:
     for name, (images, label) in sorted(found.items()):
         for file in images:
             if not file.is_file():
-                raise UserError(f"Case {name} lacks the file {file}; add it, or remove the other channels.")
+                raise UserError(f"Case {name} lacks the file {file}; add it, or remove the case's other files.")
         # of a healthy case the ignore label is where lesions grow, and nothing grows outside of the image
         unknown = 0 if roles.get(name) in (HEALTHY, UNLABELLED) else dataset_json["labels"].get("ignore", 0)
         cases.append(RawCase(name, tuple(images), label if label.is_file() else None, int(unknown)))
     return cases
+
+
+def _names(source: Path, ending: str) -> list[str]:
+    """All cases of which there is a channel or a label map; none where there is no image at all."""
+    channel = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}")
+    images = [channel.fullmatch(f.name) for f in (source / "imagesTr").glob(f"*{ending}") if f.name[0] != "."]
+    labels = [f.name.removesuffix(ending) for f in (source / "labelsTr").glob(f"*{ending}") if f.name[0] != "."]
+    names = {match[1] for match in images if match}
+    return sorted(names.union(labels)) if names else []
 
 
 def _partners(options: AlignOptions, cases: Sequence[RawCase]) -> dict[str, Path] | None:
@@ -172,9 +179,11 @@ def _absolute(source: Path, file: str) -> Path:
 
 
 def _target(out: str, source: Path) -> Path:
-    number = re.fullmatch(r"(?:Dataset)?(\d{1,3})_([A-Za-z0-9_-]+)", out)
+    number = re.fullmatch(r"(?:Dataset)?(\d{1,3})_([^/\\]+)", out)
     if number is None and re.fullmatch(r"\d+", out):
         raise UserError(f"-o {out} is an id without a name; give both, for example -o {out}_Aligned.")
+    if number is None and re.fullmatch(r"(?:Dataset)?\d+_[^/\\]*", out):
+        raise UserError(f"-o {out}: nnU-Net's ids run from 1 to 999, each with a name; choose another.")
     target = Path(out).absolute()
     if number is not None:
         raw = nnunet_folder(RAW)
@@ -289,10 +298,14 @@ def _conclude(
 
 
 def _block(block: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The settings carried over, with the intensities of the resampled images where there were any."""
+    """The settings carried over, with the roles of what was aligned, and the intensities of the resampled images where
+    there were any."""
     from nnunet_synthtumour.intensities import uses_mask
 
     block = {key: value for key, value in block.items() if key != "intensities"}
+    cases = {record["case"] for record in records}
+    if "roles" in block:
+        block["roles"] = {case: role for case, role in block["roles"].items() if case in cases}
     found = {r["case"]: r["intensities"] for r in records if r["intensities"] is not None}
     if found:
         use_mask = str(uses_mask([of_case["relative_size"] for of_case in found.values()]))

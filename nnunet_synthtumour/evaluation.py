@@ -7,7 +7,6 @@ there are is stated beside the mean (`hd95_undefined`), and what was found in he
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,16 @@ from scipy import ndimage
 
 from nnunet_synthtumour.atomic_files import write_json
 from nnunet_synthtumour.case_pool import CasePool
+from nnunet_synthtumour.dataset_folders import read_dataset_json
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_checks import difference
+from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.metrics import dice, hd95
 
 FILE = "evaluation.json"
 MATCHING_IOU = 0.1  # intersection over union from which a found lesion is a real one
 METRICS = ("dice", "hd95", "lesion_f1")
-TOLERANCE = 1e-2
+LOOSENESS = 10  # of grids, in tolerances of an image that is to be trained on
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ def evaluate(predictions: Path, references: Path, dataset_json: Mapping[str, Any
             raise UserError(
                 f"{predictions} has no dataset.json, which nnU-Net writes beside predictions; give it with -d."
             )
-        dataset_json = json.loads(file.read_text(encoding="utf-8"))
+        dataset_json, _ = read_dataset_json(file)
+    absent = [key for key in ("file_ending", "labels") if key not in dataset_json]
+    if absent:
+        raise UserError(f"The dataset.json of {predictions} has no '{absent[0]}'; name a data set that has it with -d.")
     ending = dataset_json["file_ending"]
     pairs = _pairs(predictions, references, ending)
     structures = structures_of(dataset_json)
@@ -77,13 +82,12 @@ def structures_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
 
 
 def evaluate_case(pair: Pair, structures: Mapping[str, Sequence[int]], ignore: int | None) -> dict[str, Any]:
-    prediction, reference = sitk.ReadImage(str(pair.prediction)), sitk.ReadImage(str(pair.reference))
-    if prediction.GetSize() != reference.GetSize() or not np.allclose(
-        prediction.GetSpacing(), reference.GetSpacing(), atol=TOLERANCE
-    ):
+    prediction, reference = read_or_refuse(pair.prediction), read_or_refuse(pair.reference)
+    what = difference(prediction, reference, LOOSENESS)
+    if what:
         raise UserError(
-            f"{pair.prediction} and {pair.reference} differ in size or spacing; predict the images that the labels were "
-            "drawn on."
+            f"{pair.prediction} and {pair.reference} differ in {what}; predict the images that the labels were drawn on, or "
+            "resample the labels to them."
         )
     found, truth = (sitk.GetArrayFromImage(image) for image in (prediction, reference))
     declared = {
@@ -171,7 +175,7 @@ def _pairs(predictions: Path, references: Path, ending: str) -> list[Pair]:
             raise UserError(
                 f"{folder} is not a folder; give the folder of predictions (-i) and that of the labels (-r)."
             )
-    names = sorted(file.name for file in references.glob(f"*{ending}"))
+    names = sorted(file.name for file in references.glob(f"*{ending}") if file.name[0] != ".")
     if not names:
         raise UserError(f"{references} holds no label map (*{ending}).")
     missing = [name for name in names if not (predictions / name).is_file()]

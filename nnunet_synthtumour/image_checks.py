@@ -101,14 +101,24 @@ def _constant(image: sitk.Image) -> str:
 def _geometry(first: sitk.Image, other: sitk.Image) -> str:
     if first.GetSize() != other.GetSize():
         return f"is {_x(other.GetSize())} voxels, but the case's first image {_x(first.GetSize())}; resample one"
-    for what, a, b in (
-        ("spacing", first.GetSpacing(), other.GetSpacing()),
-        ("origin", first.GetOrigin(), other.GetOrigin()),
-        ("direction", first.GetDirection(), other.GetDirection()),
-    ):
-        if not np.allclose(a, b, atol=TOLERANCE * (10 if what == "origin" else 1)):
-            return f"has another {what} than the case's first image; resample one to the other"
-    return ""
+    what = difference(first, other) or ("" if _close(first.GetOrigin(), other.GetOrigin(), 10) else "origin")
+    return f"has another {what} than the case's first image; resample one to the other" if what else ""
+
+
+def difference(first: sitk.Image, other: sitk.Image, looseness: float = 1) -> str:
+    """What keeps two images from being compared voxel by voxel, `size`, `spacing` or `direction`; empty for nothing.
+
+    Another origin does not: nnU-Net lays a label map on its image whatever its header says.
+    """
+    if first.GetSize() != other.GetSize():
+        return "size"
+    if not _close(first.GetSpacing(), other.GetSpacing(), looseness):
+        return "spacing"
+    return "" if _close(first.GetDirection(), other.GetDirection(), looseness) else "direction"
+
+
+def _close(a: Sequence[float], b: Sequence[float], looseness: float = 1) -> bool:
+    return bool(np.allclose(a, b, atol=looseness * TOLERANCE))
 
 
 def _x(size: tuple[int, ...]) -> str:

@@ -40,12 +40,15 @@ def stem_of(path: Path) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Whether this looks like an image by its name, or is a folder that holds DICOM slices."""
+    """Whether this looks like an image by its name, or is a folder that holds DICOM slices.
+
+    A link to a file that is not there is one, too: that it cannot be read must be said.
+    """
     if path.name.startswith("."):
         return False
     if path.is_dir():
         return any(file.suffix.lower() == ".dcm" for file in path.iterdir())
-    return path.is_file() and path.name.lower().endswith(ENDINGS)
+    return path.name.lower().endswith(ENDINGS)
 
 
 def read_image(path: Path) -> sitk.Image:
@@ -58,6 +61,17 @@ def read_image(path: Path) -> sitk.Image:
         else:
             why = "cannot be read; make sure that it is there, and complete"
         raise UnusableImage(f"{path.name} {why}") from error
+
+
+def read_or_refuse(path: Path) -> sitk.Image:
+    """`read_image`, with a sentence that says where the file lies if it cannot be taken, or holds NaN."""
+    try:
+        image = read_image(path)
+    except UnusableImage as error:
+        raise UserError(f"In {path.parent}, {error}.") from error
+    if count_not_finite(path, image):
+        raise UserError(f"{path} has voxels that are NaN or infinite; mend it.")
+    return image
 
 
 def check_complete(file: Path, called: str | None = None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import PICTURES, VOLUMES, is_image, stem_of
 
+BESIDE_THEIR_HEADER = (".raw", ".zraw", ".img")
 TEST = "test"  # a role for files only: test images are no cases of the data set, so no setting knows of them
 Files = dict[str, list[Path]]  # name of a case -> its files of one channel; one is right, more are a problem
 
@@ -42,6 +43,16 @@ def images_in(folder: Path) -> list[Path]:
             f"{folder} holds no image; known are {', '.join(VOLUMES + PICTURES)} and folders of .dcm files."
         )
     return found
+
+
+def image_data_in(folder: Path) -> list[Path]:
+    """Every file in a folder and below that an image is read from, sorted; not what lies beside images."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    dicom = {path.parent for path in files if path.suffix.lower() == ".dcm"}
+    return [
+        path for path in files if is_image(path) or path.parent in dicom or path.suffix.lower() in BESIDE_THEIR_HEADER
+    ]
 
 
 def cases_of(folder: Path, role: str, channels: Sequence[str]) -> list[Case]:

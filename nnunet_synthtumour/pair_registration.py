@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import check_complete, count_not_finite, write_image
+from nnunet_synthtumour.image_files import UnusableImage, check_complete, count_not_finite, write_image
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
 from nnunet_synthtumour.registration.fields import jacobian_determinant, warp
 from nnunet_synthtumour.registration.instance import (
@@ -105,9 +105,7 @@ def register(request: Request) -> dict[str, Any]:
     labels = _labels(request.labels, request.moving, pair.moving_image)
     fixed_labels = _labels(request.fixed_labels, request.fixed, pair.fixed_image)
     model = None if request.model is None else _model(request.model, request.device, pair.fixed.ndim - 2)
-    request.out.mkdir(parents=True, exist_ok=True)
-    for name in WRITTEN:  # of an earlier registration, which this one may not replace
-        (request.out / name).unlink(missing_ok=True)
+    _refuse_what_would_be_replaced(request)
     cross_modality = request.settings.similarity in CROSS_MODALITY
     if request.affine == "none":
         matrix = torch.eye(pair.fixed.ndim - 1, dtype=torch.float64)
@@ -117,6 +115,13 @@ def register(request: Request) -> dict[str, Any]:
         except ValueError as error:
             raise UserError(str(error)) from error
         matrix = affine_matrix(transform)
+    if not _overlap(pair, matrix):
+        raise UserError(
+            f"{request.fixed} and {request.moving} do not overlap; mend the header of one, or align them (--affine affine)."
+        )
+    request.out.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:  # of an earlier registration, which this one may not replace
+        (request.out / name).unlink(missing_ok=True)
     after_affine = time.perf_counter()
     forward, backward, similarity, deformation = _deform(pair, matrix, request.settings, model)
     after_deformation = time.perf_counter()
@@ -149,11 +154,28 @@ def register(request: Request) -> dict[str, Any]:
     return report
 
 
+def _refuse_what_would_be_replaced(request: Request) -> None:
+    if request.out.exists() and not request.out.is_dir():
+        raise UserError(f"{request.out} is a file; give a folder with -o.")
+    for path in (request.fixed, request.moving, request.labels, request.fixed_labels):
+        if path is not None and path.resolve() in {(request.out / name).resolve() for name in WRITTEN}:
+            raise UserError(f"{path} is an input, and the results would replace it; give another folder with -o.")
+
+
+def _overlap(pair: Pair, matrix: Tensor) -> bool:
+    """Whether any voxel of the fixed image lies in the moving one."""
+    field = affine_displacement(voxel_map(pair.fixed_grid, pair.moving_grid, matrix), pair.fixed.shape[2:]).float()
+    return bool((warp(torch.ones_like(pair.moving), field.to(pair.fixed.device), padding="zeros") > 0).any())
+
+
 def read_image(path: Path) -> Any:
     """A scalar 2D or 3D image; a `UserError` names the file that is not one."""
     if not path.is_file():
         raise UserError(f"There is no image {path}.")
-    check_complete(path, str(path))
+    try:
+        check_complete(path, str(path))
+    except UnusableImage as error:
+        raise UserError(f"{error}.") from error
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:

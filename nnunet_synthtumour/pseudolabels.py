@@ -164,7 +164,8 @@ def assemble(job: Job, options: PseudoLabelOptions) -> Path | None:
         if not kept:
             raise UserError(
                 f"No pseudo-label is left of {len(records)} cases, so there is nothing to train a senior with; "
-                f"{page} says why, case by case."
+                f"{page} says why, case by case. Train the junior for longer, or change the rules (synthtumour settings -d "
+                f"{job.source.name} --set pseudolabels.KEY=VALUE, docs/pseudolabels.md) and repeat this command."
             )
         senior = Senior(
             job.source, job.target, job.dataset_json, options.plans, options.configuration,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -86,10 +87,11 @@ class Record:
             return False
         if not all(Path(path).exists() for path in entry["outputs"]) or self.outdated(stage):
             return False  # with whatever options: nothing that it made is kept
-        if _what_counts(entry["command"]) != _what_counts(stage.command):
+        then, now = _what_counts(entry["command"]), _what_counts(stage.command)
+        if then != now:
             raise UserError(
-                f"{self.file} says that stage '{stage.title}' was finished with other options "
-                f"({' '.join(entry['command'])}); use the same options, or other folders and ids."
+                f"{self.file} says that stage '{stage.title}' was finished with other options (then "
+                f"{_others(then, now)}, now {_others(now, then)}); use the same options, or other folders and ids."
             )
         changed = [str(path) for path in stage.inputs if entry["inputs"].get(str(path)) != fingerprint(path)]
         if changed:
@@ -106,16 +108,23 @@ def _what_counts(command: Sequence[str]) -> list[str]:
     return [word for i, word in enumerate(words) if i not in skipped]
 
 
+def _others(words: Sequence[str], of: Sequence[str]) -> str:
+    """The words that another command lacks."""
+    return shlex.join(word for word in words if word not in of) or "without"
+
+
 def option_of(command: Sequence[str], name: str) -> str | None:
     """What follows an option in a command."""
     return command[command.index(name) + 1] if name in command[:-1] else None
 
 
 def fingerprint(folder: Path) -> str:
-    """Names, sizes and times of the files of a folder (or of one file), as one short text."""
+    """Names, sizes and times of the images of a folder (or of one file), as one short text."""
     import hashlib
 
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    from nnunet_synthtumour.image_folders import image_data_in
+
+    files = image_data_in(folder) if folder.is_dir() else [folder]
     lines = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files if path.exists()]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 

@@ -14,6 +14,8 @@ import torch
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, raw_files, read_dataset_json
 from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_checks import difference
+from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import InstanceSettings, normalised, optimise
 from nnunet_synthtumour.settings import LABELLED, settings_of
@@ -123,10 +125,11 @@ def quick_field(moving: torch.Tensor, fixed: torch.Tensor, spacing: Sequence[flo
 def _own(folder: Path, dataset_json: dict[str, Any], case: str, label: Path) -> VisibilityCase:
     images = [_read(file) for file in raw_files(folder, dataset_json, case)[0]]
     labels = _read(label)
-    if labels.GetSize() != images[0].GetSize():
-        raise UserError(
-            f"{label} has {labels.GetSize()} voxels, its image {images[0].GetSize()}; they must share a grid."
-        )
+    for lies in (labels, *images[1:]):
+        what = difference(images[0], lies)
+        if what:
+            which = label if lies is labels else f"Another channel of {case}"
+            raise UserError(f"{which} has another {what} than the first image of the case; resample one to the other.")
     values = np.rint(_array(labels)).astype(np.int16)
     return VisibilityCase(case, np.stack([_array(i) for i in images]), values, images[0].GetSpacing()[::-1])
 
@@ -149,15 +152,12 @@ def _some(cases: dict[str, Any], n: int) -> list[tuple[str, Any]]:
 
 
 def _read(file: Path) -> sitk.Image:
-    try:
-        image = sitk.ReadImage(str(file))
-    except RuntimeError as error:
-        raise UserError(f"{file} cannot be read as an image; replace it.") from error
+    image = read_or_refuse(file)
     if image.GetDimension() != 3:
         raise UserError(f"{file} is {image.GetDimension()}D, but visibility is measured in volumes.")
     return sitk.Cast(image, sitk.sitkFloat32)
 
 
 def _array(image: sitk.Image) -> np.ndarray:
-    found: np.ndarray = np.nan_to_num(sitk.GetArrayFromImage(image).astype(np.float32))
+    found: np.ndarray = sitk.GetArrayFromImage(image).astype(np.float32)
     return found

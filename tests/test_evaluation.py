@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,4 +111,38 @@ def test_the_command_writes_what_it_prints_and_complains_in_one_sentence(
     assert "case_0.nii.gz holds 4, but the labels are 0, 1, 2" in capsys.readouterr().err
     _write(_box(3, 5, 5), truth / "case_0.nii.gz", spacing=2.0)
     assert main(command) == 2
-    assert "differ in size or spacing" in capsys.readouterr().err
+    assert "differ in spacing; predict" in capsys.readouterr().err
+
+
+def _reoriented(file: Path) -> None:
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAS"), str(file))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: _reoriented(folder / "case.nii.gz"), "differ in direction; predict"),
+        (lambda folder: (folder / "case.nii.gz").write_bytes((folder / "case.nii.gz").read_bytes()[:60]),
+         "case.nii.gz is not complete; copy it again."),
+        (lambda folder: (folder / "dataset.json").write_text("{", encoding="utf-8"), "is not valid JSON"),
+        (lambda folder: (folder / "dataset.json").write_text('{"file_ending": ".nii.gz"}', encoding="utf-8"),
+         "has no 'labels'"),
+    ],
+)  # fmt: skip
+def test_predictions_that_cannot_be_compared_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], sentence: str
+) -> None:
+    said, truth = tmp_path / "said", tmp_path / "truth"
+    for folder in (said, truth):
+        _write(_box(3, 5, 6), folder / "case.nii.gz")
+    (truth / "._case.nii.gz").write_text("left by a file system", encoding="utf-8")
+    (said / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "tumour": 1}, "file_ending": ".nii.gz"}), encoding="utf-8"
+    )
+    command = ["evaluate", "-i", str(said), "-r", str(truth), "-np", "1"]
+    assert main(command) == 0
+    capsys.readouterr()
+    spoil(said)
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and "defect" not in err

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_folders import Case, add_masks, cases_of
+from nnunet_synthtumour.image_checks import check_case
+from nnunet_synthtumour.image_folders import Case, add_masks, cases_of, image_data_in
 
 
 def _found(folder: Path, *channels: str) -> dict[str, list[str]]:
@@ -28,6 +29,18 @@ def test_one_channel_with_and_without_its_suffix(tmp_path: Path) -> None:
         "scan_2019": ["scan_2019.nii.gz"],
         "scan_2020": ["scan_2020.nii.gz"],
     }
+
+
+def test_the_files_that_images_are_read_from(tmp_path: Path) -> None:
+    read = ["a_0000.nii.gz", "b.mhd", "b.raw", "scan/1.dcm", "scan/slice", "t1/c.nii"]
+    _touch(tmp_path, *read, ".DS_Store", "notes.txt", "t1/.c.nii", "more/notes.csv")
+    assert image_data_in(tmp_path) == sorted(tmp_path / name for name in read)
+
+
+def test_a_link_to_nothing_is_a_case_whose_image_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    (case,) = cases_of(tmp_path, "healthy", ["FLAIR"])
+    assert "a.nii.gz cannot be read" in check_case(case).problems[0]
 
 
 def test_several_channels(tmp_path: Path) -> None:

@@ -50,8 +50,12 @@ def test_other_options_or_other_inputs_are_not_taken_for_finished(tmp_path: Path
     _run(stage, tmp_path)
     elsewhere = Stage(stage.key, stage.title, (*stage.command[:-1], "cuda"), stage.outputs, inputs=stage.inputs)
     assert Record(tmp_path).finished(elsewhere)
-    with pytest.raises(UserError, match="other options"):
+    with pytest.raises(UserError, match=r"other options \(then .*close\(\)', now .*# another'\)"):
         Record(tmp_path).finished(_stage(tmp_path, code + " # another"))
+    for beside in (".DS_Store", "notes.txt", ".cache/c.nii.gz"):
+        (given / beside).parent.mkdir(exist_ok=True)
+        (given / beside).write_text("not read", encoding="utf-8")
+    assert Record(tmp_path).finished(stage)
     (given / "b.nii.gz").write_text("b", encoding="utf-8")
     with pytest.raises(UserError, match="has changed since"):
         Record(tmp_path).finished(stage)

@@ -128,6 +128,22 @@ def test_the_command_judges_by_labels_of_the_source(
     assert "no label map named like a case" in capsys.readouterr().err
 
 
+def test_labels_in_another_orientation_and_nan_are_refused(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = dataset(nnunet_folders["nnUNet_raw"], "Dataset002_Source", True, 5.0)
+    for file in (folder / "labelsTr").iterdir():
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(file)), "RAS"), str(tmp_path / file.name))
+    command = ["visibility", "-d", "2", "-o", str(tmp_path / "out")]
+    assert main([*command, "--labels", str(tmp_path)]) == 2
+    assert "has another direction than the first image of the case" in capsys.readouterr().err
+    image = sitk.ReadImage(str(folder / "imagesTr" / "c0_0000.nii.gz"), sitk.sitkFloat32)
+    image[3, 3, 3] = float("nan")
+    sitk.WriteImage(image, str(folder / "imagesTr" / "c0_0000.nii.gz"))
+    assert main(command) == 2
+    assert "c0_0000.nii.gz has voxels that are NaN" in capsys.readouterr().err
+
+
 def test_labels_that_are_a_little_off_do_not_hide_what_is_visible() -> None:
     shifted = []
     for seed in range(4):

@@ -124,6 +124,7 @@ def test_finished_cases_are_kept_and_vanished_ones_forgotten(
     left = {file.name for sub in ("imagesTr", "labelsTr", "transforms", "checks") for file in (target / sub).iterdir()}
     assert not any(name.startswith("c2") for name in left) and "c3.nii.gz" not in left and "c1.nii.gz" in left
     assert read(target / "dataset.json")["numTraining"] == 3
+    assert set(read(target / "dataset.json")[BLOCK]["roles"]) == {"c0", "c1", "c3"}
     assert [case["case"] for case in read(target / "alignment.json")["cases"]] == ["c0", "c1", "c3"]
     unchanged = target / "imagesTr" / "c1_0000.nii.gz"
     assert unchanged.stat().st_mtime_ns == times[unchanged]
@@ -184,6 +185,7 @@ def test_a_case_that_looks_wrong_is_warned_about(
         (("--spacing", "-1"), "--spacing -1.0 is not a length"),
         (("-o", "10_Apart"), "is the data set that is to be aligned"),
         (("-o", "12"), "is an id without a name"),
+        (("-o", "1000_Far"), "run from 1 to 999"),
         (("-i", "99"), "99"),
     ],
 )
@@ -204,6 +206,10 @@ def test_broken_files_get_one_sentence(nnunet_folders: dict[str, Path], capsys: 
     (source / "imagesTr" / "c1_0001.nii.gz").write_bytes(b"not an image")
     assert align() == 2
     assert "c1_0001.nii.gz cannot be read as an image" in capsys.readouterr().err
+    for channel in (0, 1):
+        (source / "imagesTr" / f"c1_{channel:04d}.nii.gz").unlink()
+    assert align() == 2  # its label map is there
+    assert "c1 lacks the file" in capsys.readouterr().err
 
 
 def shifted(file: Path, mm: float) -> None:

@@ -149,6 +149,30 @@ def test_mistakes_are_told_in_one_sentence(files, capsys, more, sentence) -> Non
     assert not (files / "never").exists()
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_an_input_is_never_replaced(files, tmp_path, capsys, constant: bool) -> None:
+    image = sitk.ReadImage(str(files / "m.nii.gz"))
+    sitk.WriteImage(image * 0 if constant else image, str(tmp_path / "warped.nii.gz"))
+    before = (tmp_path / "warped.nii.gz").read_bytes()
+    both = ["-f", str(files / "f.nii.gz"), "-m", str(tmp_path / "warped.nii.gz")]
+    assert main(["register", *both, "-o", str(tmp_path), "--iterations", "2"]) == 2
+    assert "the results would replace it" in capsys.readouterr().err
+    assert (tmp_path / "warped.nii.gz").read_bytes() == before
+
+
+def test_a_registration_that_cannot_begin_leaves_an_earlier_one(files, tmp_path, capsys) -> None:
+    (tmp_path / "warped.nii.gz").write_text("of an earlier run", encoding="utf-8")
+    far = sitk.ReadImage(str(files / "m.nii.gz"))
+    far.SetOrigin((1e3, 1e3, 1e3))
+    sitk.WriteImage(far, str(tmp_path / "far.nii.gz"))
+    both = ["-f", str(files / "f.nii.gz"), "-m", str(tmp_path / "far.nii.gz")]
+    assert main(["register", *both, "-o", str(tmp_path), "--affine", "none", "--iterations", "2"]) == 2
+    assert "do not overlap; mend the header" in capsys.readouterr().err
+    assert main(["register", *both, "-o", str(tmp_path / "far.nii.gz")]) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
+    assert (tmp_path / "warped.nii.gz").is_file()
+
+
 def test_images_that_fit_as_they_are_are_left_alone_and_old_files_go(tmp_path, capsys) -> None:
     volume = np.random.default_rng(0).normal(100, 10, (24, 20, 16)).astype(np.float32)
     sitk.WriteImage(sitk.GetImageFromArray(volume), str(tmp_path / "a.nii.gz"))
