@@ -289,6 +289,7 @@ def verdicts(results: dict[str, dict[str, Any]], names: tuple[str, ...] = tuple(
 def figure(results: dict[str, dict[str, Any]], file: Path) -> None:
     import matplotlib
 
+    matplotlib.rcdefaults()  # nnU-Net's progress.png leaves its large fonts behind
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 

@@ -244,6 +244,7 @@ def spread(runs: list[dict[str, Any]], key: str) -> str:
 def figure(results: dict[str, list[dict[str, Any]]], args: argparse.Namespace, everything: int) -> None:
     import matplotlib
 
+    matplotlib.rcdefaults()  # nnU-Net's progress.png leaves its large fonts behind
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 

@@ -245,6 +245,7 @@ def hindsight(runs: list[dict[str, Any]]) -> str:
 def figure(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
     import matplotlib
 
+    matplotlib.rcdefaults()  # nnU-Net's progress.png leaves its large fonts behind
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
