@@ -13,5 +13,5 @@ synthtumour phantom "$out/phantoms" --spacing 4 --healthy 12 --unlabelled 16 --t
 synthtumour run --healthy "$out/phantoms/healthy" --unlabelled "$out/phantoms/unlabelled" \
     --test "$out/phantoms/test" --test-labels "$out/phantoms/test_labels" \
     -d 100 -n Phantoms -o "$out/run" -device cpu -pl TinyPlanner -np 1 \
-    --set training.epochs="${SYNTHTUMOUR_EPOCHS:-12}" --set senior.epochs="${SYNTHTUMOUR_EPOCHS:-30}" \
+    --set training.epochs="${SYNTHTUMOUR_EPOCHS:-12}" --set senior.epochs="${SYNTHTUMOUR_EPOCHS:-60}" \
     --set training.iterations="${SYNTHTUMOUR_ITERATIONS:-25}" --set validation.patches=8 --set training.seed=0
