@@ -12,7 +12,7 @@ from nnunet_synthtumour.contact_sheet import Panel, save_sheet
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart by colour-blind eyes
 CURVES = {
-    "mean_fg_dice": "validation (chooses the epoch)",
+    "mean_fg_dice": "validation",
     "in_distribution_dice": "in-distribution",
     "pasted_dice": "pasted donors",
     "shifted_dice": "shifted lesions",
@@ -36,7 +36,7 @@ def kept_epoch(title: str, log: Mapping[str, list[float]]) -> int:
 
 
 def draw_curves(trainings: Mapping[str, Mapping[str, list[float]]], file: Path) -> None:
-    """Losses and Dice over the epochs of every training, one column each; dotted: the chosen epoch."""
+    """Losses and Dice over the epochs of every training, one column each; dotted: the epoch that is kept."""
     plt = plain_axes()
     n = len(trainings)
     figure, axes = plt.subplots(2, n, figsize=(4.2 * n + 0.5, 5), squeeze=False, layout="constrained", sharey="row")
@@ -45,7 +45,9 @@ def draw_curves(trainings: Mapping[str, Mapping[str, list[float]]], file: Path) 
         losses.plot(log["val_losses"], color=ORANGE, label="validation")
         for (key, words), style in zip(CURVES.items(), ("-", "--", "-.", ":"), strict=True):
             if log.get(key):
-                dice.plot(log[key], style, color=BLUE if key == "mean_fg_dice" else GREY, label=words)
+                of_all = key == "mean_fg_dice"
+                said = f"{words} (chooses the epoch)" if of_all and not title.startswith("senior") else words
+                dice.plot(log[key], style, color=BLUE if of_all else GREY, label=said)
         chosen = kept_epoch(title, log)
         for axis in (losses, dice):
             axis.axvline(chosen, color=ORANGE, linestyle=":", linewidth=1)
