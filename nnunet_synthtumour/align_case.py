@@ -13,9 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_synthtumour.align_checks import draw_check
-from nnunet_synthtumour.align_reference import background_value, grid_centre, read_image
+from nnunet_synthtumour.align_reference import background_value, grid_centre
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import write_image, write_transform
+from nnunet_synthtumour.image_files import read_or_refuse, write_image, write_transform
 from nnunet_synthtumour.registration.affine_alignment import affine_transform, similarity_after
 
 RECORDS = "cases"
@@ -89,10 +89,10 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     if done is not None:
         return done
     if task.partners is None:
-        reference, grid = read_image(task.reference), read_image(task.grid)
+        reference, grid = read_or_refuse(task.reference), read_or_refuse(task.grid)
     else:
-        reference = grid = read_image(task.partners[case.name])
-    images = [read_image(file) for file in case.images]
+        reference = grid = read_or_refuse(task.partners[case.name])
+    images = [read_or_refuse(file) for file in case.images]
     for file, image in zip(case.images[1:], images[1:], strict=True):
         _lie_where_nnunet_sees_it(image, file, images[0], case.images[0])
     if images[0].GetDimension() != reference.GetDimension():
@@ -109,7 +109,7 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
         write_whole(file, lambda at, image=image: write_image(image, at))  # type: ignore[misc]
     label = None
     if case.label is not None:
-        label = read_image(case.label)
+        label = read_or_refuse(case.label)
         _lie_where_nnunet_sees_it(label, case.label, images[0], case.images[0])
         label = sitk.Resample(label, grid, transform, sitk.sitkNearestNeighbor, case.outside)
         file = task.out / "labelsTr" / f"{case.name}{task.ending}"

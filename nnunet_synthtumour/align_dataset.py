@@ -23,7 +23,7 @@ from nnunet_synthtumour.align_case import (
     write_whole,
 )
 from nnunet_synthtumour.align_checks import warnings_of
-from nnunet_synthtumour.align_reference import AUTO, on_spacing, read_image, reference_image
+from nnunet_synthtumour.align_reference import AUTO, on_spacing, reference_image
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, read_dataset_json
 from nnunet_synthtumour.errors import UserError
@@ -313,4 +313,4 @@ def _block(block: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str
     return block
 
 
-__all__ = ["AlignOptions", "Aligned", "align_dataset", "read_image"]
+__all__ = ["AlignOptions", "Aligned", "align_dataset"]

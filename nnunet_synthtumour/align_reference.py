@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import check_complete, count_not_finite
+from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.affine_alignment import (
     affine_transform,
     background_of,
@@ -33,9 +33,9 @@ def reference_image(
 ) -> tuple[str, sitk.Image]:
     """What it is called and the image itself, from the first channel of every case."""
     if choice in images:
-        return choice, read_image(images[choice])
+        return choice, read_or_refuse(images[choice])
     if Path(choice).is_file():
-        return choice, read_image(Path(choice))
+        return choice, read_or_refuse(Path(choice))
     if choice not in (AUTO, TEMPLATE):
         known = ", ".join(list(images)[:5]) + (", ..." if len(images) > 5 else "")
         raise UserError(
@@ -43,22 +43,8 @@ def reference_image(
         )
     typical = _most_typical(images, cross, processes)
     if choice == AUTO:
-        return typical, read_image(images[typical])
+        return typical, read_or_refuse(images[typical])
     return TEMPLATE, _template(images, typical, seed, processes)
-
-
-def read_image(file: Path) -> sitk.Image:
-    """A 2D or 3D image of one value per voxel."""
-    check_complete(file, str(file))
-    try:
-        image = sitk.ReadImage(str(file))
-    except RuntimeError as error:
-        raise UserError(f"{file} cannot be read as an image; replace it.") from error
-    if count_not_finite(file, image):
-        raise UserError(f"{file} has voxels that are NaN or infinite; mend it or leave the case out.")
-    if image.GetNumberOfComponentsPerPixel() != 1 or image.GetDimension() not in (2, 3):
-        raise UserError(f"{file} is not a 2D or 3D image of one value per voxel; split it into channels.")
-    return image
 
 
 def on_spacing(image: sitk.Image, spacing: float | None) -> sitk.Image:
@@ -112,7 +98,7 @@ def _mean_similarity(file: Path, others: Sequence[Path], cross: bool) -> float:
 
 @lru_cache(maxsize=CANDIDATES)
 def _preview(file: Path) -> sitk.Image:
-    image = read_image(file)
+    image = read_or_refuse(file)
     extent = math.prod(n * s for n, s in zip(image.GetSize(), image.GetSpacing(), strict=True))
     side = (extent / PREVIEW_VOXELS) ** (1 / image.GetDimension())
     factors = [max(1, min(round(side / s), n // 6)) for s, n in zip(image.GetSpacing(), image.GetSize(), strict=True)]
@@ -136,7 +122,7 @@ def _widths(image: sitk.Image) -> np.ndarray:
 
 def _template(images: Mapping[str, Path], first: str, seed: int, processes: int) -> sitk.Image:
     """The mean of affinely aligned images with like intensities, twice: the second round aligns to the first mean."""
-    template = _comparable(read_image(images[first]))
+    template = _comparable(read_or_refuse(images[first]))
     files = [images[name] for name in spread_out(list(images), MEANT)]
     with CasePool(processes) as pool:
         for number in range(ROUNDS):
@@ -153,7 +139,7 @@ def _template(images: Mapping[str, Path], first: str, seed: int, processes: int)
 
 
 def _aligned_to(file: Path, template: sitk.Image, seed: int) -> np.ndarray | None:
-    image = _comparable(read_image(file))
+    image = _comparable(read_or_refuse(file))
     try:
         transform = affine_transform(template, image, "affine", False, seed)
     except ValueError:
@@ -172,4 +158,4 @@ def _comparable(image: sitk.Image) -> sitk.Image:
     return out
 
 
-__all__ = ["AUTO", "TEMPLATE", "background_value", "grid_centre", "on_spacing", "read_image", "reference_image"]
+__all__ = ["AUTO", "TEMPLATE", "background_value", "grid_centre", "on_spacing", "reference_image"]

@@ -52,7 +52,7 @@ def evaluate(predictions: Path, references: Path, dataset_json: Mapping[str, Any
         dataset_json, _ = read_dataset_json(file)
     absent = [key for key in ("file_ending", "labels") if key not in dataset_json]
     if absent:
-        raise UserError(f"The dataset.json of {predictions} has no '{absent[0]}'; name a data set that has it with -d.")
+        raise UserError(f"dataset.json has no '{absent[0]}'; name a data set that has it with -d.")
     ending = dataset_json["file_ending"]
     pairs = _pairs(predictions, references, ending)
     structures = structures_of(dataset_json)

@@ -68,20 +68,19 @@ def read_or_refuse(path: Path) -> sitk.Image:
     try:
         image = read_image(path)
     except UnusableImage as error:
-        raise UserError(f"In {path.parent}, {error}.") from error
+        raise UserError(f"{path.parent / str(error)}.") from error  # the text begins with the file's name
     if count_not_finite(path, image):
         raise UserError(f"{path} has voxels that are NaN or infinite; mend it.")
     return image
 
 
-def check_complete(file: Path, called: str | None = None) -> None:
+def check_complete(file: Path) -> None:
     """Raise `UnusableImage` for a NIfTI file that was cut off: ITK fills what is missing with zeros, without a word.
 
     What is no NIfTI file in spite of its name is left to ITK, which refuses it.
     """
     if not file.name.lower().endswith(NIFTI):
         return
-    called = called or file.name
     try:
         with _unpacked(file) as stream:
             voxels = _voxels(stream)
@@ -90,9 +89,9 @@ def check_complete(file: Path, called: str | None = None) -> None:
     except (EOFError, zlib.error, gzip.BadGzipFile):
         complete = False
     except OSError as error:
-        raise UnusableImage(f"{called} cannot be read ({error.strerror or error}); replace it") from error
+        raise UnusableImage(f"{file.name} cannot be read ({error.strerror or error}); replace it") from error
     if not complete:
-        raise UnusableImage(f"{called} is not complete; copy it again")
+        raise UnusableImage(f"{file.name} is not complete; copy it again")
 
 
 def count_not_finite(file: Path, image: sitk.Image) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import UnusableImage, check_complete, count_not_finite, write_image
+from nnunet_synthtumour.image_files import read_or_refuse, write_image
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
 from nnunet_synthtumour.registration.fields import jacobian_determinant, warp
 from nnunet_synthtumour.registration.instance import (
@@ -172,19 +172,7 @@ def read_image(path: Path) -> Any:
     """A scalar 2D or 3D image; a `UserError` names the file that is not one."""
     if not path.is_file():
         raise UserError(f"There is no image {path}.")
-    try:
-        check_complete(path, str(path))
-    except UnusableImage as error:
-        raise UserError(f"{error}.") from error
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise UserError(f"{path} is not an image that SimpleITK can read.") from error
-    if image.GetDimension() not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(f"{path} is not a 2D or 3D image with one value per voxel; give one channel of one time point.")
-    if count_not_finite(path, image):
-        raise UserError(f"{path} contains NaN or infinite values; replace them first.")
-    return image
+    return read_or_refuse(path)
 
 
 def _deform(
