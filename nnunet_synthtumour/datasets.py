@@ -96,7 +96,7 @@ def _target(raw: Path, options: PrepareOptions) -> Path:
         raise UserError(
             f"The name '{options.name}' has signs that nnU-Net's folder names do not take; use letters and digits."
         )
-    if not options.channels or len(set(options.channels)) < len(options.channels):
+    if not options.channels or "" in options.channels or len(set(options.channels)) < len(options.channels):
         raise UserError("Name every channel once, in the order of the files: --channel FLAIR --channel T1.")
     if not os.access(raw, os.W_OK):
         raise UserError(f"{RAW} points to {raw}, which cannot be written; choose a folder of yours.")

@@ -136,6 +136,11 @@ def test_merge_goes_block_by_block() -> None:
     assert merge({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "e": 5}) == {"a": {"b": 1, "c": 4}, "d": 3, "e": 5}
 
 
+def test_an_empty_block_empties_the_one_in_its_place() -> None:
+    assert merge({"a": {"b": {"c": 2}, "d": 3}}, {"a": {"b": {}}}) == {"a": {"b": {}, "d": 3}}
+    assert merge({"a": {"b": 1}}, {}) == {"a": {"b": 1}}
+
+
 def test_assignments_of_the_command_line_are_nested() -> None:
     parsed = parse_assignments(["a.b=[1,2]", "a.c=x", "d=3"], "a.b=1")
     assert parsed == {"a": {"b": [1, 2], "c": "x"}, "d": 3}

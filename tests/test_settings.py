@@ -93,7 +93,11 @@ def test_command_changes_both_copies_or_neither(
         assert (settings.training.epochs, settings.training.seed) == (9, 3)
         assert settings.source is not None and settings.source.dataset == "311"
     before = [file.read_bytes() for file in files]
-    for wrong, sentence in (("training.epoch=9", "did you mean 'epochs'"), ("lesion.preset=gliom", "no lesion preset")):
+    for wrong, sentence in (
+        ("training.epoch=9", "did you mean 'epochs'"),
+        ("lesion.preset=gliom", "no lesion preset"),
+        ("roles={}", "change single cases"),
+    ):
         assert main(["settings", "-d", "7", "--set", wrong]) == 2
         assert sentence in capsys.readouterr().err
     assert [file.read_bytes() for file in files] == before

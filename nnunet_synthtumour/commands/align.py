@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_synthtumour.processes_option import add_processes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -29,12 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cross-modality", action="store_true", help="the cases are of different modalities: use mutual information"
     )
     parser.add_argument("--spacing", type=float, metavar="MM", help="voxel size (default: that of the reference)")
-    parser.add_argument("-np", type=int, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    import os
-
     from nnunet_synthtumour.align_dataset import AlignOptions, align_dataset
     from nnunet_synthtumour.case_pool import one_thread
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
             cross_modality=args.cross_modality,
             spacing=args.spacing,
             onto=args.onto,
-            processes=args.np or min(8, os.cpu_count() or 1),
+            processes=args.np,
         )
     )
     kept = f", {done.kept} kept from an earlier run" if done.kept else ""

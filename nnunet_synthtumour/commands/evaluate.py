@@ -9,23 +9,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_synthtumour.processes_option import add_processes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", type=Path, required=True, metavar="DIR", help="predictions of nnUNetv2_predict")
     parser.add_argument("-r", type=Path, required=True, metavar="DIR", help="label maps of the same names")
     parser.add_argument("-d", metavar="DATASET", help="data set that names the labels (default: dataset.json in -i)")
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     import json
-    import os
 
     from nnunet_synthtumour.dataset_folders import read_dataset_json
     from nnunet_synthtumour.evaluation import evaluate
 
     dataset_json = read_dataset_json(args.d)[0] if args.d else None
-    file = evaluate(args.i, args.r, dataset_json, args.np or min(8, os.cpu_count() or 1))
+    file = evaluate(args.i, args.r, dataset_json, args.np)
     print("structure        cases    Dice   HD95 (mm)   lesion F1   volume difference (ml)")
     for name, s in json.loads(file.read_text(encoding="utf-8"))["summary"].items():
         print(f"{name:<16} {s['cases']:>5} {_number(s['dice'], 3):>7} {_number(s['hd95'], 1):>11} "

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_synthtumour.processes_option import add_processes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="healthy images")
@@ -27,12 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sub-regions", action="store_true", help="label oedema 1, core 2, necrosis 3 (default: tumour 1)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    import os
-
     from nnunet_synthtumour.errors import UserError
     from nnunet_synthtumour.offline import Growth, grow_files
     from nnunet_synthtumour.schema import parse_assignments
@@ -49,5 +49,5 @@ def run(args: argparse.Namespace) -> None:
     overrides = parse_assignments(args.set, "shape.volume_ml=[5,20]")
     growth = Growth(cases, channels, args.out, args.n, args.seed, args.preset, overrides, hosts,
                     args.sub_regions)  # fmt: skip
-    names = grow_files(growth, args.np or min(8, os.cpu_count() or 1))
+    names = grow_files(growth, args.np)
     print(f"{len(names)} cases in {args.out} (imagesTr, labelsTr, parameters)")

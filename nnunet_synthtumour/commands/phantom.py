@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_synthtumour.processes_option import add_processes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
@@ -22,12 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--visibility", type=float, default=1.0, metavar="V", help="contrast of tumours in it, 0 to 1 (default: 1)"
     )
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    import os
-
     from nnunet_synthtumour.errors import UserError
     from nnunet_synthtumour.phantom_files import PhantomSet, write_phantoms
 
@@ -40,5 +40,5 @@ def run(args: argparse.Namespace) -> None:
     wanted = PhantomSet(
         args.healthy, args.unlabelled, args.test, args.spacing, args.seed, args.second_modality, args.visibility
     )
-    manifest = write_phantoms(args.out, wanted, args.np or min(8, os.cpu_count() or 1))
+    manifest = write_phantoms(args.out, wanted, args.np)
     print(f"{args.healthy + args.unlabelled + args.test} phantoms in {args.out}; {manifest.name} says which is which.")

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_synthtumour.processes_option import add_processes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="id of the new data set, 1 to 999")
@@ -35,12 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them (hard links)")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set that an earlier run made")
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     import json
-    import os
 
     from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
     from nnunet_synthtumour.schema import parse_assignments
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             settings=parse_assignments(args.set + preset, "training.epochs=100"),
             copy=args.copy,
             overwrite=args.overwrite,
-            processes=args.np or min(8, os.cpu_count() or 1),
+            processes=args.np,
         )
     )
     dataset_json = json.loads((target / "dataset.json").read_text(encoding="utf-8"))

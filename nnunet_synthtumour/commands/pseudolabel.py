@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 
+from nnunet_synthtumour.processes_option import add_processes
+
 RULES = {"lower": "--lower", "upper": "--upper", "min_ml": "--min-ml", "min_confidence": "--min-confidence"}
 
 
@@ -34,12 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="default: %(default)s")
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="cut the work into N parts")
     parser.add_argument("-part_id", type=int, default=0, metavar="I", help="do this part, 0 to N-1")
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     import json
-    import os
 
     from nnunet_synthtumour.junior_model import usual_checkpoint
     from nnunet_synthtumour.pseudolabels import PseudoLabelOptions, pseudolabel
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         num_parts=args.num_parts,
         part_id=args.part_id,
-        processes=args.np or min(8, os.cpu_count() or 1),
+        processes=args.np,
     )
     done = pseudolabel(options)
     if done.raw is None:

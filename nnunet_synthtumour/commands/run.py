@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunet_synthtumour.processes_option import add_processes
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--healthy", type=Path, required=True, metavar="DIR", help="healthy images")
@@ -37,12 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=1, metavar="N", help="seniors, each taught by the one before")
     parser.add_argument("-f", "--folds", nargs="+", default=["0"], metavar="FOLD", help="0 to 4, or all (default: 0)")
-    parser.add_argument("-np", type=int, default=None, metavar="N", help="processes (default: all cores, at most 8)")
+    add_processes(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
 
 
 def run(args: argparse.Namespace) -> None:
-    import os
 
     from nnunet_synthtumour.pipeline import Run, RunOptions
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
             settings=tuple(args.set),
             rounds=args.rounds,
             folds=tuple(args.folds),
-            processes=args.np or min(8, os.cpu_count() or 1),
+            processes=args.np,
         )
     )
     if args.dry_run:

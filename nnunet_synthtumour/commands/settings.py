@@ -58,11 +58,17 @@ def _change(dataset: str, assignments: list[str]) -> None:
     """Every copy of dataset.json is checked before the first is written."""
     from nnunet_synthtumour.atomic_files import complete
     from nnunet_synthtumour.dataset_folders import dataset_jsons
+    from nnunet_synthtumour.errors import UserError
     from nnunet_synthtumour.lesion_model import load_model
     from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.settings import settings_of, with_settings
 
     changes = parse_assignments(assignments, "training.epochs=100")
+    for key in PER_CASE:
+        if changes.get(key) == {}:
+            raise UserError(
+                f"{key} says what `synthtumour prepare` found of every case; change single cases, {key}.CASE=..."
+            )
     changed = {}
     for file, dataset_json in dataset_jsons(dataset).items():
         changed[file] = with_settings(dataset_json, changes)

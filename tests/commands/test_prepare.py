@@ -122,6 +122,11 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
     assert "NAME=VALUE" in said("--healthy", good, "--label", "a", *channel)
     assert "without a gap" in said("--healthy", good, "--label", "a=2", *channel)
     assert "every channel once" in said("--healthy", good, *channel, *channel)
+    assert "every channel once" in said("--healthy", good, "--channel", "")
+    for number in ("0", "-1", "two"):
+        with pytest.raises(SystemExit):
+            prepare("--healthy", good, *channel, "-np", number)
+        assert f"'{number}' is not a number of processes" in capsys.readouterr().err
     for folder in nnunet_folders.values():
         (folder / "Dataset100_Other").mkdir()
         assert "is taken by" in said("--healthy", good, *channel)
