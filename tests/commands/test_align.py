@@ -1,65 +1,18 @@
-"""`synthtumour align`: one grid for all, transforms that reproduce the files, and runs that go on."""
+"""`synthtumour align`: one grid for all, and transforms that reproduce the files."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_synthtumour import align_dataset as module
-from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.settings import BLOCK
+from tests.commands.apart import TARGET, align, dice, labels_of, read, shifted, write_case, write_source
 from tests.commands.failing_writes import fails_for
 from tests.registration.test_affine_alignment import drawn, moved, rigid
-
-SOURCE, TARGET = "Dataset010_Apart", "Dataset011_Together"
-
-
-def write_case(folder: Path, name: str, image: sitk.Image, channels: int = 1) -> None:
-    labels = sitk.Cast(image > 125, sitk.sitkUInt8)
-    for channel in range(channels):
-        sitk.WriteImage(image * (channel + 1), str(folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz"))
-    sitk.WriteImage(labels, str(folder / "labelsTr" / f"{name}.nii.gz"))
-
-
-def write_source(root: Path, dims: int = 3, channels: int = 1, cases: int = 4) -> Path:
-    folder = root / "nnUNet_raw" / SOURCE
-    for sub in ("imagesTr", "labelsTr"):
-        (folder / sub).mkdir(parents=True)
-    for i in range(cases):
-        image = drawn(dims)
-        write_case(folder, f"c{i}", moved(image, rigid(image, 7.0 * i, 3.0 * i)), channels)
-    roles = {f"c{i}": "unlabelled" if i == 3 else "labelled" for i in range(cases)}
-    dataset_json = {
-        "channel_names": {str(c): f"MR{c}" for c in range(channels)},
-        "labels": {"background": 0, "core": 1, "ignore": 2},
-        "numTraining": cases,
-        "file_ending": ".nii.gz",
-        BLOCK: {"roles": roles, "training": {"seed": 3}},
-    }
-    (folder / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
-    return folder
-
-
-def align(*more: str) -> int:
-    return main(["align", "-i", "10", "-o", "11_Together", "-np", "1", *more])
-
-
-def read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
-
-
-def labels_of(folder: Path, case: str) -> np.ndarray:
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / f"{case}.nii.gz")))
 
 
 def test_everything_lies_on_one_grid(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,40 +47,6 @@ def test_outside_of_the_field_of_view_the_label_is_unknown(nnunet_folders: dict[
     assert align("--reference", "c0") == 0
     labels = labels_of(source.with_name(TARGET), "c1")
     assert (labels[-3:] == 2).any() and not (labels_of(source.with_name(TARGET), "c0") == 2).any()
-
-
-def test_finished_cases_are_kept_and_vanished_ones_forgotten(
-    nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = write_source(nnunet_folders["nnUNet_raw"].parent)
-    target = source.with_name(TARGET)
-    work, done = module.align_case, []
-
-    def stops_at_the_third(case: Any, task: Any) -> Any:
-        if len(done) == 2:
-            raise KeyboardInterrupt
-        done.append(case.name)
-        return work(case, task)
-
-    monkeypatch.setattr(module, "align_case", stops_at_the_third)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        raise SystemExit(align("--reference", "c0"))
-    assert not target.exists()  # nothing that looks finished and is not
-    monkeypatch.setattr(module, "align_case", work)
-    assert align("--reference", "c0") == 0
-    assert "2 kept from an earlier run" in capsys.readouterr().out
-
-    times = {file: file.stat().st_mtime_ns for file in (target / "imagesTr").iterdir()}
-    for file in ("imagesTr/c2_0000.nii.gz", "labelsTr/c2.nii.gz", "labelsTr/c3.nii.gz"):
-        (source / file).unlink()
-    assert align("--reference", "c0") == 0
-    left = {file.name for sub in ("imagesTr", "labelsTr", "transforms", "checks") for file in (target / sub).iterdir()}
-    assert not any(name.startswith("c2") for name in left) and "c3.nii.gz" not in left and "c1.nii.gz" in left
-    assert read(target / "dataset.json")["numTraining"] == 3
-    assert set(read(target / "dataset.json")[BLOCK]["roles"]) == {"c0", "c1", "c3"}
-    assert [case["case"] for case in read(target / "alignment.json")["cases"]] == ["c0", "c1", "c3"]
-    unchanged = target / "imagesTr" / "c1_0000.nii.gz"
-    assert unchanged.stat().st_mtime_ns == times[unchanged]
 
 
 def test_every_case_goes_onto_its_partner(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,12 +131,6 @@ def test_broken_files_get_one_sentence(nnunet_folders: dict[str, Path], capsys: 
     assert "c1 lacks the file" in capsys.readouterr().err
 
 
-def shifted(file: Path, mm: float) -> None:
-    image = sitk.ReadImage(str(file))
-    image.SetOrigin([o + mm for o in image.GetOrigin()])
-    sitk.WriteImage(image, str(file))
-
-
 def test_a_label_map_lies_on_its_image_whatever_its_header_says(nnunet_folders: dict[str, Path]) -> None:
     source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
     assert align() == 0
@@ -240,50 +153,6 @@ def test_a_label_map_of_another_size_is_refused(
     assert "another size or spacing" in capsys.readouterr().err
 
 
-def test_a_reference_that_has_changed_is_followed(nnunet_folders: dict[str, Path]) -> None:
-    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
-    assert align("--reference", "c0") == 0
-    target = nnunet_folders["nnUNet_raw"] / TARGET
-    for sub in ("imagesTr", "labelsTr"):
-        for file in (source / sub).glob("c0*"):
-            shifted(file, 50.0)
-    (target / "checks" / "c1.png").unlink()
-    (target / "checks").joinpath("c0.png").unlink()
-    (target / "checks").rmdir()
-    assert align("--reference", "c0") == 0
-    grid = sitk.ReadImage(str(source / "imagesTr" / "c0_0000.nii.gz"))
-    for case in ("c0", "c1"):
-        assert sitk.ReadImage(str(target / "imagesTr" / f"{case}_0000.nii.gz")).GetOrigin() == grid.GetOrigin()
-        assert labels_of(target, case).any()
-    assert len(list((target / "checks").iterdir())) == 2
-
-
-def test_a_partner_that_has_changed_is_followed_and_no_case_is_taken_for_the_reference(
-    nnunet_folders: dict[str, Path],
-) -> None:
-    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
-    for sub, extra in (("imagesTr", "_0000"), ("labelsTr", "")):
-        (source / sub / f"c0{extra}.nii.gz").rename(source / sub / f"10{extra}.nii.gz")
-    about = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
-    about[BLOCK]["roles"] = {"10": "labelled", "c1": "labelled"}
-    (source / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
-    partners = nnunet_folders["nnUNet_raw"] / "Dataset012_Partners"
-    shutil.copytree(source, partners)
-    for file in (partners / "imagesTr").iterdir():
-        shifted(file, 12.0)
-    onto = ("align", "-i", "10", "--onto", "12", "-o", "11_Together", "-np", "1")
-    assert main([*onto]) == 0
-    target = nnunet_folders["nnUNet_raw"] / TARGET
-    cases = {case["case"]: case for case in read(target / "alignment.json")["cases"]}
-    for case in cases.values():
-        assert case["similarity"] > 0.95
-        assert np.abs(np.array(case["matrix"])[:3, 3] + 12.0).max() < 3.0
-    shifted(partners / "imagesTr" / "10_0000.nii.gz", 30.0)
-    assert main([*onto]) == 0
-    new = sitk.ReadImage(str(target / "imagesTr" / "10_0000.nii.gz")).GetOrigin()
-    assert new == sitk.ReadImage(str(partners / "imagesTr" / "10_0000.nii.gz")).GetOrigin()
-
-
 @pytest.mark.parametrize("slices", [1, 3])
 def test_few_slices_are_aligned(nnunet_folders: dict[str, Path], slices: int) -> None:
     source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
@@ -292,19 +161,6 @@ def test_few_slices_are_aligned(nnunet_folders: dict[str, Path], slices: int) ->
         middle = image.GetSize()[2] // 2
         sitk.WriteImage(image[:, :, middle : middle + slices], str(file))
     assert align("--reference", "c0") == 0
-
-
-def test_a_changed_file_is_followed_as_the_reference(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
-    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
-    file = tmp_path / "reference.nii.gz"
-    shutil.copy(source / "imagesTr" / "c0_0000.nii.gz", file)
-    assert align("--reference", str(file)) == 0
-    assert align("--reference", str(file)) == 0
-    shifted(file, 50.0)
-    assert align("--reference", str(file)) == 0
-    origin = sitk.ReadImage(str(file)).GetOrigin()
-    for image in (source.with_name(TARGET) / "imagesTr").iterdir():
-        assert sitk.ReadImage(str(image)).GetOrigin() == origin
 
 
 def test_a_case_called_template_is_aligned_to_the_template(nnunet_folders: dict[str, Path]) -> None:
@@ -318,18 +174,6 @@ def test_a_case_called_template_is_aligned_to_the_template(nnunet_folders: dict[
     assert align("--reference", "template") == 0
     cases = {case["case"]: case for case in read(source.with_name(TARGET) / "alignment.json")["cases"]}
     assert cases["template"]["similarity"] > 0.9 > cases["template"]["similarity_before"]
-
-
-def test_a_reference_of_unknown_age_is_chosen_anew(nnunet_folders: dict[str, Path]) -> None:
-    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
-    assert align("--reference", "c0") == 0
-    target = source.with_name(TARGET)
-    (target / "reference.json").write_text('{"reference": "c0"}', encoding="utf-8")  # of an earlier version
-    shifted(source / "imagesTr" / "c0_0000.nii.gz", 50.0)
-    assert align("--reference", "c0") == 0
-    grid = sitk.ReadImage(str(source / "imagesTr" / "c0_0000.nii.gz"))
-    for image in (target / "imagesTr").iterdir():
-        assert sitk.ReadImage(str(image)).GetOrigin() == grid.GetOrigin()
 
 
 def test_further_channels_lie_on_the_first(nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -380,13 +224,3 @@ def test_a_failed_write_is_told_in_one_sentence(
     assert align("--reference", "c0") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "is the disk full" in said and "defect" not in said
-
-
-def test_results_that_are_gone_are_made_again(nnunet_folders: dict[str, Path]) -> None:
-    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
-    assert align("--reference", "c0") == 0
-    gone = [source.with_name(TARGET) / name for name in ("labelsTr/c1.nii.gz", "transforms/c0.tfm")]
-    for file in gone:
-        file.unlink()
-    assert align("--reference", "c0") == 0
-    assert all(file.is_file() for file in gone)
