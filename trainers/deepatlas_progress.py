@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 
 from nnunet_synthtumour.trainers.more_curves import MoreCurves
 
@@ -46,19 +47,26 @@ class RegistrationLogger(MoreCurves):
         figure, (losses, terms, dice, folds) = plt.subplots(
             4, 1, figsize=(12, 18), sharex=True, layout="constrained"
         )  # fmt: skip
+
+        def draw(axis: Axes, key: str, **style: Any) -> None:
+            """A curve without a single point, such as pairs of a training with one label, is not in the legend either."""
+            values = np.asarray(log[key][:n], dtype=float)
+            if np.isfinite(values).any():
+                axis.plot(epochs, values, **style)
+
         for axis, keys in ((losses, ("train_losses", "val_losses", "carried_loss")), (terms, LOSSES[:3])):
             for key in keys:
-                axis.plot(epochs, log[key][:n], marker=".", label=key.replace("_", " "))
+                draw(axis, key, marker=".", label=key.replace("_", " "))
             axis.set_ylabel("loss")
         losses.set_title("segmentation")
         terms.set_title("registration")
-        dice.plot(epochs, log["mean_fg_dice"][:n], color="tab:green", label="segmentation")
-        dice.plot(epochs, log["ema_fg_dice"][:n], color="tab:green", alpha=0.5, label="segmentation, moving average")
-        dice.plot(epochs, log["dice_before"][:n], color="tab:grey", label="pairs before registration")
-        dice.plot(epochs, log["dice_after"][:n], color="tab:purple", label="pairs after registration")
+        draw(dice, "mean_fg_dice", color="tab:green", label="segmentation")
+        draw(dice, "ema_fg_dice", color="tab:green", alpha=0.5, label="segmentation, moving average")
+        draw(dice, "dice_before", color="tab:grey", label="pairs before registration")
+        draw(dice, "dice_after", color="tab:purple", label="pairs after registration")
         dice.set_ylabel("Dice")
         dice.set_ylim(0, 1)
-        folds.plot(epochs, log["folds_percent"][:n], color="tab:red", label="folded voxels, %")
+        draw(folds, "folds_percent", color="tab:red", label="folded voxels, %")
         folds.set_ylim(bottom=0)
         folds.set_ylabel("%")
         seconds = [log["epoch_end_timestamps"][e] - log["epoch_start_timestamps"][e] for e in epochs]
@@ -67,7 +75,8 @@ class RegistrationLogger(MoreCurves):
         times.set_ylim(bottom=0)
         folds.set_xlabel("epoch")
         for axis in (losses, terms, dice, folds):
-            axis.legend(loc="best")
+            if axis.lines:
+                axis.legend(loc="best")
         times.legend(loc="lower right")
         figure.savefig(Path(output_folder) / "progress.png", dpi=80)
         plt.close(figure)
