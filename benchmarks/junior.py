@@ -34,6 +34,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-texture": {"lesion": {"overrides": {"appearance": {"texture": [0.0, 0.0], "texture_kept": [0.0, 0.0]}}}},
     "no-averaging": {"training": {"averaging": 0}},
     "sgd": {"training": {"optimizer": "sgd"}},
+    "no-mirroring": {"training": {"mirroring": False}},
 }
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
     "Dataset100_Healthy",

@@ -50,6 +50,16 @@ class BothOnCpu:
         self.registration.among_ranks(None)
 
 
+class WrappedOnCpu(OnCpu):
+    def initialize(self) -> None:
+        super().initialize()
+        if self.is_ddp:
+            self.network = DistributedDataParallel(self.network)
+
+
+WrappedOnCpu.__name__ = "SynthTumourTrainer"
+
+
 class DeepAtlasOnCpu(BothOnCpu, DeepAtlasTrainer): ...
 
 
@@ -134,6 +144,35 @@ def test_two_ranks_share_the_validation_set_and_agree_with_one_process(
     assert alone["dice"] >= 0
     assert ranks[0]["first"] != ranks[1]["first"]
     assert ranks[0]["batch"] + ranks[1]["batch"] == alone["batch"]
+
+
+def _validate(rank: int, world: int, toy: str, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    trainer = make_trainer(Path(toy), WrappedOnCpu)
+    trainer.initialize()
+    trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))  # as --val does
+    trainer.perform_actual_validation()
+    dist.destroy_process_group()
+
+
+def test_two_ranks_share_the_final_validation_and_agree_with_one_process(toy: Path) -> None:
+    from nnunetv2.run.run_training import find_free_network_port
+
+    trainer = make_trainer(toy, WrappedOnCpu, training={"epochs": 1, "iterations": 1, "seed": 1})
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    folder = Path(trainer.output_folder) / "validation"
+    alone = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    segmented = {file.name: file.read_bytes() for file in folder.glob("*.nii.gz")}
+    (folder / "summary.json").unlink()
+    for name in segmented:
+        (folder / name).unlink()
+    mp.spawn(_validate, args=(2, str(toy), find_free_network_port()), nprocs=2)
+    assert len(segmented) == len(trainer.do_split()[1]) > 1
+    assert {file.name: file.read_bytes() for file in folder.glob("*.nii.gz")} == segmented
+    assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == alone
 
 
 @pytest.mark.parametrize("name", ["DeepAtlas", "CrossModal"])
