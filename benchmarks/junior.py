@@ -35,6 +35,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-averaging": {"training": {"averaging": 0}},
     "sgd": {"training": {"optimizer": "sgd"}},
     "no-mirroring": {"training": {"mirroring": False}},
+    "no-healthy": {"training": {"healthy_patches": 0.0}},
 }
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
     "Dataset100_Healthy",
@@ -232,14 +233,24 @@ def row(arm: str, runs: list[dict[str, Any]], which: str) -> str:
 
 
 def hindsight(runs: list[dict[str, Any]]) -> str:
-    """How many Dice points choosing an epoch by one curve costs against the best epoch, mean over runs."""
-    lines = []
+    """How many Dice points choosing an epoch by one curve, as the trainer does, or taking the last one costs against the
+    best epoch, mean over runs."""
+    from nnunet_synthtumour.chosen_epoch import chosen_epoch, moved
+
+    def chosen(curve: Curve, key: str) -> dict[str, float]:
+        averages = [curve[0][key]]
+        for epoch in curve[1:]:
+            averages.append(moved(averages[-1], epoch[key], len(curve)))
+        return curve[chosen_epoch(averages)]
+
+    best = [max(e["patients"] for e in r["curve"]) for r in runs]
+    last = [r["curve"][-1]["patients"] for r in runs]
+    lines = [f"last epoch: {100 * float(np.mean(np.subtract(best, last))):.1f} points"]
     for key in ("validation", "in_distribution"):
         curves = [r["curve"] for r in runs if not np.isnan(r["curve"][-1][key])]
         if curves:
-            chosen = [max(c, key=lambda e: e[key])["patients"] for c in curves]
-            best = [max(e["patients"] for e in c) for c in curves]
-            lines.append(f"{key}: {100 * float(np.mean(np.subtract(best, chosen))):.1f} points")
+            costs = [max(e["patients"] for e in c) - chosen(c, key)["patients"] for c in curves]
+            lines.append(f"{key}: {100 * float(np.mean(costs)):.1f} points")
     return ", ".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_synthtumour.chosen_epoch import chosen_epoch
 from nnunet_synthtumour.contact_sheet import Panel, save_sheet
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart by colour-blind eyes
@@ -32,7 +33,7 @@ def plain_axes() -> Any:
 
 def kept_epoch(title: str, log: Mapping[str, list[float]]) -> int:
     """The epoch whose weights segment: the chosen one of a junior, the last of a senior (`junior_model.usual_checkpoint`)."""
-    return len(log["ema_fg_dice"]) - 1 if title.startswith("senior") else int(np.argmax(log["ema_fg_dice"]))
+    return len(log["ema_fg_dice"]) - 1 if title.startswith("senior") else chosen_epoch(log["ema_fg_dice"])
 
 
 def draw_curves(trainings: Mapping[str, Mapping[str, list[float]]], file: Path) -> None:

@@ -16,13 +16,13 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.atomic_files import complete
+from nnunet_synthtumour.chosen_epoch import moved
 from nnunet_synthtumour.settings import Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
 from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
 
-REMEMBERED_EPOCHS, SHARE_OF_TRAINING = 10.0, 25
 SHORT = 5000  # iterations in which SGD with nnU-Net's momentum of 0.99 does not settle
 
 
@@ -220,10 +220,7 @@ class AveragingTrainer(nnUNetTrainer):
             configuration["next_stage"] = names
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """nnU-Net's moving average of the Dice remembers ten epochs of a thousand. A training of ten epochs would never
-        leave its first one behind, so it remembers a 25th of the epochs, at most those ten.
-        """
+        """The moving average of the Dice remembers no more epochs than a short training can spare."""
         super().on_validation_epoch_end(val_outputs)
-        share = 1 / min(REMEMBERED_EPOCHS, max(1.0, self.num_epochs / SHARE_OF_TRAINING))
         curve, now = self.logger.get_value("ema_fg_dice", None), self.logger.get_value("mean_fg_dice", -1)
-        curve[-1] = now if len(curve) < 2 else curve[-2] + share * (now - curve[-2])
+        curve[-1] = now if len(curve) < 2 else moved(curve[-2], now, self.num_epochs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from nnunet_synthtumour.chosen_epoch import chosen_epoch
 from nnunet_synthtumour.trainers.more_curves import MoreCurves
 
 COLOURS = ("tab:purple", "tab:olive", "tab:cyan")
@@ -35,7 +36,7 @@ class CurvesLogger(MoreCurves):
         for (key, words), colour in zip(self.beside.items(), COLOURS, strict=False):
             dice.plot(epochs, log[key][:n], color=colour, alpha=0.7, label=f"{words} Dice")
         if n:
-            best = max(epochs, key=lambda e: log["ema_fg_dice"][e])
+            best = chosen_epoch(log["ema_fg_dice"][:n])
             dice.axvline(best, color="tab:grey", linestyle=":", label=f"checkpoint_best (epoch {best})")
         dice.set_ylabel("Dice on fixed patches")
         dice.set_ylim(0, 1)

@@ -15,6 +15,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_synthtumour.chosen_epoch import AS_GOOD, is_chosen
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
@@ -233,6 +234,13 @@ class SynthTumourTrainer(AveragingTrainer):
             f"Dice on fixed patches: {' and '.join(self.CHOOSING)} {self.logger.get_value('mean_fg_dice', -1):.4f} "
             f"(chooses the epoch), {', '.join(beside)}"
         )
+        curve = self.logger.get_value("ema_fg_dice", None)
+        if len(curve) > 1:  # nnU-Net writes checkpoint_best where the moving average exceeds this
+            self._best_ema = max(curve[:-1]) - AS_GOOD
+            if is_chosen(curve) and curve[-1] <= max(curve[:-1]):
+                self.print_to_log_file(
+                    f"The moving average is within {AS_GOOD} of the best, {max(curve):.4f}: the later epoch is kept."
+                )
         super().on_epoch_end()
         if epoch + 1 < self.num_epochs and self.patience_is_exhausted():
             raise _PatienceExhausted

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +117,37 @@ def test_without_healthy_cases_there_is_one_sentence(toy: Path) -> None:
         make_trainer(toy, SynthTumourTrainer, roles=roles)
 
 
-def test_patience_ends_training_cleanly_and_resumably(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = _short(make_trainer(toy, SynthTumourTrainer, training={"patience": 1}), epochs=9, iterations=1)
-    falling = iter(np.linspace(0.9, 0.1, 9))
+def _validates_as(trainer: SynthTumourTrainer, values: Iterable[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    coming = iter(values)
 
-    def log_falling(outputs: list[dict[str, Any]]) -> None:
-        value = float(next(falling))
+    def log_next(outputs: list[dict[str, Any]]) -> None:
+        value = float(next(coming))
         for key in ("mean_fg_dice", "val_losses", "in_distribution_dice"):
             trainer.logger.log(key, value, trainer.current_epoch)
         trainer.logger.log("dice_per_class_or_region", [value], trainer.current_epoch)
+        trainer.logger.get_value("ema_fg_dice", None)[-1] = value
 
-    monkeypatch.setattr(trainer, "on_validation_epoch_end", log_falling)
+    monkeypatch.setattr(trainer, "on_validation_epoch_end", log_next)
+
+
+def test_the_best_checkpoint_is_the_last_epoch_that_is_as_good_as_the_best(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = _short(make_trainer(toy, SynthTumourTrainer), epochs=2, iterations=1)
+    _validates_as(trainer, [0.6, 0.7], monkeypatch)
+    trainer.run_training()
+    best = Path(trainer.output_folder) / "checkpoint_best.pth"
+    assert torch.load(best, weights_only=False)["current_epoch"] == 2
+    again = _short(make_trainer(toy, SynthTumourTrainer, resume=True), epochs=6, iterations=1)
+    again.load_checkpoint(str(best))
+    _validates_as(again, [0.5, 0.695, 0.68, 0.2], monkeypatch)
+    again.run_training()
+    assert torch.load(best, weights_only=False)["current_epoch"] == 4  # epoch 3 is within a point of epoch 1
+
+
+def test_patience_ends_training_cleanly_and_resumably(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = _short(make_trainer(toy, SynthTumourTrainer, training={"patience": 1}), epochs=9, iterations=1)
+    _validates_as(trainer, np.linspace(0.9, 0.1, 9), monkeypatch)
     trainer.run_training()
     assert trainer.current_epoch == 2
     file = Path(trainer.output_folder) / "checkpoint_final.pth"
