@@ -2,18 +2,26 @@
 
 A dictionary, read with `torch.load(weights_only=True)`, of
 
-    version             2; 1 had no guides
+    version             3; 1 had no guides, 2 knew nothing of axis order, direction and windows
     network             "unet" (RegistrationUNet) or "mscgunet" (MSCGUNet)
     network_class_name, arch_kwargs, kw_requires_import
                         the architecture as nnU-Net's plans give it (`networks.unet_from_plans`)
     image_channels      channels of each of the two images
     options             keyword arguments of the network beyond the plans: velocity_level, the limits of its velocity, and
-                        `structures`, the number of labels that its guide finds (`structure_guide`; its weights are here)
+                        `structures`, the number of labels that its guide finds (`structure_guide`; its weights are here),
+                        and `in_mask`, whether that was taught on channels normalised within a mask
     spacing             mm along the tensor axes that the network was trained at, or None
     patch_size          voxels along the tensor axes that it was trained at, or None
+    transpose_forward   nnU-Net's: tensor axis a of the training is axis transpose_forward[a] of the image's array; None if
+                        not known, as in older files
+    direction           ITK's direction cosines of the training images (D * D numbers, row by row), None if not known or
+                        not the same for all (`trained_frame` brings other images into this frame)
+    moving_windows, fixed_windows
+                        per channel the intensities (lower, upper) that nnU-Net clipped the images to, or None; None
+                        altogether if no channel was
     state_dict          the weights
 
-Images are given to the network as `instance.normalised` leaves them.
+Images are given to the network as `instance.normalised` leaves them, after clipping.
 """
 
 from __future__ import annotations
@@ -29,7 +37,8 @@ from nnunet_synthtumour.registration.msc_gunet import MSCGUNet
 from nnunet_synthtumour.registration.networks import RegistrationUNet
 
 FILE_NAME = "registration.pth"
-VERSION, READABLE = 2, (1, 2)
+VERSION, READABLE = 3, (1, 2, 3)
+Windows = tuple[tuple[float, float] | None, ...]
 NETWORKS: dict[str, type[RegistrationUNet]] = {"unet": RegistrationUNet, "mscgunet": MSCGUNet}
 
 
@@ -45,6 +54,10 @@ class Architecture:
     options: dict[str, Any] = field(default_factory=dict)
     spacing: tuple[float, ...] | None = None
     patch_size: tuple[int, ...] | None = None
+    transpose_forward: tuple[int, ...] | None = None
+    direction: tuple[float, ...] | None = None
+    moving_windows: Windows | None = None
+    fixed_windows: Windows | None = None
 
     def build(self) -> RegistrationUNet:
         return NETWORKS[self.network].from_plans(

@@ -109,12 +109,14 @@ class RegistrationUNet(nn.Module):
         kw_requires_import: Sequence[str],
         image_channels: int = 1,
         structures: int = 0,
+        in_mask: Sequence[bool] = (),
         **options: Any,
     ) -> RegistrationUNet:
-        """See `unet_from_plans`; `structures` (foreground labels) of a guide, if any; `options` go to the constructor."""
+        """See `unet_from_plans`; `structures` (foreground labels) of a guide, if any, and which channels it was taught on
+        `in_mask`; `options` go to the constructor."""
         plans = network_class_name, arch_kwargs, kw_requires_import
         unet = unet_from_plans(*plans, image_channels + structures)
-        guide = StructureGuide.from_plans(*plans, image_channels, structures) if structures else None
+        guide = StructureGuide.from_plans(*plans, image_channels, structures, in_mask) if structures else None
         return cls(unet, guide=guide, **options)
 
     def forward(self, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None = None) -> Tensor:

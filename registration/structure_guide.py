@@ -15,14 +15,16 @@ from nnunet_synthtumour.registration.strides import total_stride
 class StructureGuide(nn.Module):
     """Probabilities of labels in images (B, C, X, Y[, Z]) as registration sees them, scaled to 0 ... 1.
 
-    Its weights are a copy of a segmentation network's, `take` makes it anew; the registration network's loss never
+    `in_mask` says of each channel whether its network was trained on images that nnU-Net normalised within the nonzero
+    mask only, as it does where most of an image is empty. Its weights are a copy of a segmentation network's, `take` makes it anew; the registration network's loss never
     changes them. Before the first copy the guide is silent: zeros.
     """
 
     speaks: Tensor
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, in_mask: Sequence[bool] = ()) -> None:
         super().__init__()
+        self.in_mask = tuple(in_mask)
         self.network = network.requires_grad_(False)
         self.total_stride = total_stride(network.encoder)
         self.register_buffer("speaks", torch.tensor(False))
@@ -37,6 +39,7 @@ class StructureGuide(nn.Module):
         kw_requires_import: Sequence[str],
         image_channels: int,
         structures: int,
+        in_mask: Sequence[bool] = (),
     ) -> StructureGuide:
         """The U-Net that nnU-Net trains with these plans for `structures` labels and the background."""
         from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -49,7 +52,8 @@ class StructureGuide(nn.Module):
                 input_channels=image_channels,
                 output_channels=1 + structures,
                 deep_supervision=False,
-            )
+            ),
+            in_mask,
         )
 
     def train(self, mode: bool = True) -> StructureGuide:
@@ -74,7 +78,7 @@ class StructureGuide(nn.Module):
         missing = [-size % stride for size, stride in zip(shape, self.total_stride, strict=True)]
         before = [m // 2 for m in missing]  # on both sides, as nnU-Net pads
         amounts = [amount for m, b in zip(reversed(missing), reversed(before), strict=True) for amount in (b, m - b)]
-        logits = self.network(F.pad(standardised(image), amounts))
+        logits = self.network(F.pad(standardised(image, self.in_mask), amounts))
         logits = logits[(..., *(slice(b, b + size) for b, size in zip(before, shape, strict=True)))]
         return torch.softmax(logits.float(), 1)
 
@@ -86,8 +90,14 @@ class StructureGuide(nn.Module):
         return image.new_zeros(len(image), labels - 1, *image.shape[2:])
 
 
-def standardised(image: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 of every image and channel, close to what nnU-Net makes of most images."""
+def standardised(image: Tensor, in_mask: Sequence[bool] = ()) -> Tensor:
+    """Mean 0 and standard deviation 1 of every image and channel, close to what nnU-Net makes of most images; of what is
+    not empty, with 0 around it, in the channels that `in_mask` names."""
     axes = tuple(range(2, image.ndim))
-    centred = image.float() - image.float().mean(axes, keepdim=True)
-    return centred / centred.square().mean(axes, keepdim=True).sqrt().clamp(min=1e-8)
+    counts = torch.ones_like(image, dtype=torch.float32)
+    for channel, masked in enumerate(in_mask):
+        if masked:
+            counts[:, channel] = (image[:, channel] > 0).float()
+    number = counts.sum(axes, keepdim=True).clamp(min=1)
+    centred = (image.float() - (image.float() * counts).sum(axes, keepdim=True) / number) * counts
+    return centred / (centred.square().sum(axes, keepdim=True) / number).sqrt().clamp(min=1e-8)

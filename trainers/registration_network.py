@@ -17,13 +17,22 @@ from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.settings import RegistrationSettings
 from nnunet_synthtumour.trainers.gradient_step import descend
+from nnunet_synthtumour.trainers.seen_images import SeenImages
 
 GRAPH_WEIGHT = 1e-3
 
 
+def _guide(configuration: ConfigurationManager, structures: int) -> dict[str, Any]:
+    """Of the guide: how many labels it finds, and which channels nnU-Net normalises within a mask."""
+    schemes = zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
+    in_mask = [scheme == "ZScoreNormalization" and bool(masked) for scheme, masked in schemes]
+    return {"structures": structures} | ({"in_mask": in_mask} if any(in_mask) else {})
+
+
 class RegistrationLearner:
     """The network, its optimiser and its schedule. `rank` is given where there are several processes; `structures` is the
-    number of labels that a guide inside the network finds (registration/structure_guide.py), 0 for no guide."""
+    number of labels that a guide inside the network finds (registration/structure_guide.py), 0 for no guide; `images` is
+    noted for who registers others with the network later."""
 
     def __init__(
         self,
@@ -34,6 +43,7 @@ class RegistrationLearner:
         compiled: bool = False,
         rank: int | None = None,
         structures: int = 0,
+        images: SeenImages | None = None,
     ) -> None:
         self.settings = settings
         arch_kwargs = dict(configuration.network_arch_init_kwargs)
@@ -45,9 +55,11 @@ class RegistrationLearner:
             arch_kwargs=arch_kwargs,
             kw_requires_import=list(configuration.network_arch_init_kwargs_req_import),
             image_channels=image_channels,
-            options=({"velocity_level": 0} if shallow else {}) | ({"structures": structures} if structures else {}),
+            options=({"velocity_level": 0} if shallow else {})
+            | (_guide(configuration, structures) if structures else {}),
             spacing=tuple(float(s) for s in configuration.spacing),
             patch_size=tuple(int(n) for n in configuration.patch_size),
+            **({} if images is None else vars(images)),
         )
         self.bare: nn.Module = self.architecture.build().to(device)
         self._alone: Any = torch.compile(self.bare) if compiled else self.bare

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from nnunet_synthtumour.registration.instance import normalised
 from nnunet_synthtumour.registration.networks import RegistrationUNet
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from tests.registration.plans import architecture
@@ -24,6 +26,20 @@ def test_brightness_and_contrast_of_an_image_do_not_matter_to_a_guide() -> None:
     guide = StructureGuide.from_plans(*architecture(), 1, 1)
     image = torch.rand(1, 1, 16, 16, 16)
     assert torch.allclose(guide(image), guide(0.2 + 0.5 * image), atol=1e-4)
+
+
+@pytest.mark.parametrize("in_mask", [True, False])
+def test_a_guide_sees_what_its_network_was_trained_on(in_mask: bool) -> None:
+    torch.manual_seed(0)
+    guide = StructureGuide.from_plans(*architecture(), 1, 1, [in_mask])
+    raw = 50 + 20 * torch.rand(1, 1, 16, 16, 16)
+    mask = torch.ones_like(raw, dtype=torch.bool)
+    if in_mask:
+        mask[..., :5] = False
+        raw[~mask] = 0
+    trained_on = torch.where(mask, (raw - raw[mask].mean()) / raw[mask].std(unbiased=False), torch.zeros(()))
+    expected = torch.softmax(guide.network(trained_on), 1)
+    assert torch.allclose(guide(normalised(raw)), expected, atol=2e-3)
 
 
 def test_a_guided_network_registers_by_what_its_guide_says() -> None:

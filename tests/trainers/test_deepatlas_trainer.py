@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.registration.structure_guide import standardised
 from nnunet_synthtumour.trainers import deepatlas_labels
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from tests.toy_dataset import make_trainer
@@ -28,6 +29,10 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     guide = trainer.registration.guide
     for one, other in zip(guide.network.state_dict().values(), trainer.network.state_dict().values(), strict=True):
         assert torch.equal(one, other)  # the averaged segmenter
+    assert trainer.configuration_manager.use_mask_for_norm == [True] and guide.in_mask == (True,)
+    whole = trainer.pair_validation.cases["case_006"]
+    difference = standardised(whole.match()[None], guide.in_mask)[0] - whole.image
+    assert difference.abs().mean() < 0.01, "the guide sees what the segmenter was trained on"
     trainer.perform_actual_validation()
     folder = Path(trainer.output_folder)
     report = json.loads((folder / "carried_labels" / "carried_labels.json").read_text(encoding="utf-8"))
