@@ -13,6 +13,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.trainers.seen_images import SeenImages
 from nnunet_synthtumour.trainers.whole_grids import Whole, WholeCases, sides
 
 SOURCE = "source: "
@@ -74,6 +75,11 @@ class SourceData:
         folder = str(self.folder / self.configuration["data_identifier"])
         dataset = infer_dataset_class(folder)(folder, list(cases))
         return WholeCases(dataset, self.spacing, self.plans["transpose_forward"])
+
+    def seen(self, cases: Sequence[str]) -> SeenImages:
+        """How the images of these cases lie."""
+        folder = self.folder / self.configuration["data_identifier"]
+        return SeenImages.of(self.plans, self.configuration, folder, cases)
 
     @property
     def spacing(self) -> list[float]:

@@ -30,6 +30,7 @@ from nnunet_synthtumour.trainers.image_pairs import PairLoader
 from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_validation import PairValidation
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
+from nnunet_synthtumour.trainers.seen_images import SeenImages, across
 
 SEGMENTATION, TOGETHER = "segmentation on carried labels", "both learn"
 VERDICT_CASES = 6  # targets that the verdict before training looks at
@@ -80,6 +81,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
             # the segmenter of targets knows nothing of sources
             deepatlas=dataclasses.replace(settings.deepatlas, guided=False),
         )
+
+    def images_seen(self) -> SeenImages:
+        """Sources are moved, targets are fixed."""
+        plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
+        targets = SeenImages.of(plans, configuration, Path(self.preprocessed_dataset_folder), self.unlabelled)
+        return across(self.source.seen([case.removeprefix(SOURCE) for case in self.labelled]), targets)
 
     # ------------------------------------------------------------------------------------------------ data
 

@@ -39,6 +39,7 @@ from nnunet_synthtumour.trainers.pair_patches import PairPatches
 from nnunet_synthtumour.trainers.pair_validation import PairValidation
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
+from nnunet_synthtumour.trainers.seen_images import SeenImages
 from nnunet_synthtumour.trainers.whole_grids import Grid, WholeCases
 
 CARRIED = "carried_labels"
@@ -113,8 +114,14 @@ class DeepAtlasTrainer(AveragingTrainer):
         self.registration = RegistrationLearner(
             self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
             compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
-            structures=self.structures_seen(),
+            structures=self.structures_seen(), images=self.images_seen(),
         )  # fmt: skip
+
+    def images_seen(self) -> SeenImages:
+        """How the images lie that registration learns from."""
+        plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
+        cases = [*self.labelled, *self.unlabelled]
+        return SeenImages.of(plans, configuration, Path(self.preprocessed_dataset_folder), cases)
 
     def structures_seen(self) -> int:
         """Labels that the registration network is told of, in either image."""
