@@ -27,16 +27,19 @@ class FixedPatch:
 
 
 def list_patches(cases: Mapping[str, Sequence[str]], per_kind: int, affected: float) -> list[FixedPatch]:
-    """`per_kind` patches of each kind, cases in turn, `affected` of them with a lesion, evenly spread.
+    """`per_kind` patches of each kind, cases in turn, `affected` of them with a lesion, as evenly of every case.
 
-    `cases` maps a kind to its cases; the order of the kinds is that of the set.
+    `cases` maps a kind to its cases; the order of the kinds is that of the set. A network that tells the cases apart must
+    not know with that which patches have lesions, so these are counted out case after case, not in the order of the set.
     """
-    return [
-        FixedPatch(index=k * per_kind + i, kind=kind, case=cases[kind][i % len(cases[kind])],
-                   affected=int((i + 1) * affected) > int(i * affected))
-        for k, kind in enumerate(cases)
-        for i in range(per_kind)
-    ]  # fmt: skip
+    patches = []
+    for k, (kind, names) in enumerate(cases.items()):
+        for i in range(per_kind):
+            turn, case = divmod(i, len(names))
+            at = case * (per_kind // len(names)) + min(case, per_kind % len(names)) + turn
+            has_lesion = int((at + 1) * affected) > int(at * affected)
+            patches.append(FixedPatch(k * per_kind + i, kind, names[case], has_lesion))
+    return patches
 
 
 def batches_of_rank(patches: Sequence[FixedPatch], batch_size: int, rank: int, world: int) -> list[list[FixedPatch]]:

@@ -1,7 +1,11 @@
 import itertools
+import math
+from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nnunet_synthtumour.trainers.fixed_patches import (
     IN_DISTRIBUTION,
@@ -27,6 +31,29 @@ def test_cases_take_turns_and_half_of_the_patches_carry_a_lesion() -> None:
 @pytest.mark.parametrize(("share", "affected"), [(0.0, 0), (1.0, 10), (0.3, 3), (0.75, 7)])
 def test_share_of_patches_with_a_lesion(share: float, affected: int) -> None:
     assert sum(p.affected for p in list_patches(CASES, 10, share)) == 2 * affected
+
+
+@given(
+    n=st.integers(1, 8),
+    per_kind=st.sampled_from([1, 5, 7, 48]),
+    percent=st.one_of(st.just(50), st.integers(0, 100)),
+)
+def test_every_case_has_its_share_of_lesions(n: int, per_kind: int, percent: int) -> None:
+    patches = list_patches({SHIFTED: [str(i) for i in range(n)]}, per_kind, percent / 100)
+    assert abs(sum(p.affected for p in patches) - per_kind * percent / 100) < 1
+    shown = Counter(p.case for p in patches)
+    for case, count in shown.items():
+        share = round(count * percent / 100, 6)
+        assert math.floor(share) <= sum(p.affected for p in patches if p.case == case) <= math.ceil(share)
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_of_every_case_half_of_48_patches_have_a_lesion(n: int) -> None:
+    patches = list_patches({SHIFTED: [str(i) for i in range(n)]}, 48, 0.5)
+    assert sum(p.affected for p in patches) == 24
+    for case in range(n):
+        mine = [p.affected for p in patches if p.case == str(case)]
+        assert sum(mine) in (len(mine) // 2, -(-len(mine) // 2))
 
 
 @pytest.mark.parametrize(("world", "batch_size"), list(itertools.product([1, 2, 3], [1, 2, 4])))
