@@ -33,6 +33,7 @@ from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registra
 from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted
 from nnunet_synthtumour.trainers.found_structures import bare_weights, probabilities
 from nnunet_synthtumour.trainers.gradient_step import descend
+from nnunet_synthtumour.trainers.grid_memory import refuse_grids_beyond
 from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader, started
 from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_patches import PairPatches
@@ -177,6 +178,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         return PairValidation(cases, val if len(val) > 1 else sorted({*train, *val}), self.classes)
 
     def _start_pairs(self, loader: PairLoader) -> Any:
+        refuse_grids_beyond(self.device, loader, self.configuration_manager)
         seed, pin_memory = self.settings.training.seed, self.device.type == "cuda"
         return started(loader, seed, self.local_rank, self.current_epoch, pin_memory)
 
