@@ -126,11 +126,11 @@ class RegistrationUNet(nn.Module):
 
     def displacement(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
         """exp(v) on the images' own grid: (B, D, *shape), for warp(moving, u); with -v, for warp(fixed, u)."""
-        return displacement_of(velocity, self._stride_of(velocity, shape), shape)
+        return displacement_of(velocity, self.stride_of(velocity, shape), shape)
 
     def displacements(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """exp(v) and its inverse, the latter corrected once (`velocity.displacements_of`): both (B, D, *shape)."""
-        return displacements_of(velocity, self._stride_of(velocity, shape), shape)
+        return displacements_of(velocity, self.stride_of(velocity, shape), shape)
 
     def _padded_pair(self, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None) -> Tensor:
         pair, shape = [moving, fixed], moving.shape[2:]
@@ -160,10 +160,10 @@ class RegistrationUNet(nn.Module):
         return head
 
     def _limited(self, raw: Tensor, shape: Sequence[int]) -> Tensor:
-        stride = self._stride_of(raw, shape)
+        stride = self.stride_of(raw, shape)
         extent = [size / along for size, along in zip(shape, stride, strict=True)]
         return limit_velocity(raw, extent, **self.limits)
 
-    def _stride_of(self, field: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    def stride_of(self, field: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
         """Image voxels per voxel of a field that covers the padded image."""
         return tuple(padded // size for padded, size in zip(self._padded_shape(shape), field.shape[2:], strict=True))

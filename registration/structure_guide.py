@@ -16,8 +16,8 @@ class StructureGuide(nn.Module):
     """Probabilities of labels in images (B, C, X, Y[, Z]) as registration sees them, scaled to 0 ... 1.
 
     `in_mask` says of each channel whether its network was trained on images that nnU-Net normalised within the nonzero
-    mask only, as it does where most of an image is empty. Its weights are a copy of a segmentation network's, `take` makes it anew; the registration network's loss never
-    changes them. Before the first copy the guide is silent: zeros.
+    mask only, as it does where most of an image is empty. Weights are a copy of a segmentation network's, `take` makes it
+    anew; the registration network's loss never changes them. Before the first copy the guide is silent: zeros.
     """
 
     speaks: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -51,11 +52,11 @@ def manual_or_predicted(side: dict[str, Any], classes: int, predicted: Tensor | 
 
 def registration_terms(
     moving: dict[str, Any], fixed: dict[str, Any], forward: Tensor, backward: Tensor, velocity: Tensor,
-    segmentations: tuple[Anatomy, Anatomy], similarity: str, regularity: str,
+    segmentations: tuple[Anatomy, Anatomy], similarity: str, regularity: str, spacing: Sequence[float] | None = None,
 ) -> RegistrationTerms:  # fmt: skip
-    """Both directions of similarity and anatomy, one regularity of the velocity."""
+    """Both directions of similarity and anatomy, one regularity of the velocity, whose voxels have this `spacing`."""
     alike = likeness(similarity, moving["match"], fixed["match"], forward, backward)
-    smooth = (diffusion if regularity == "diffusion" else bending_energy)(velocity)
+    smooth = (diffusion if regularity == "diffusion" else bending_energy)(velocity, spacing)
     a, b = segmentations
     both = (a.known & b.known)[:, None].expand(-1, a.values.shape[1])
     anatomy = (

@@ -37,7 +37,7 @@ from nnunet_synthtumour.trainers.grid_memory import refuse_grids_beyond
 from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader, started
 from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_patches import PairPatches
-from nnunet_synthtumour.trainers.pair_validation import PairValidation
+from nnunet_synthtumour.trainers.pair_validation import PairValidation, validation_pairs
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.seen_images import SeenImages
@@ -175,7 +175,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         return WholeCases(preprocessed, self.configuration_manager.spacing, self.plans_manager.transpose_forward)
 
     def _validation_of(self, cases: WholeCases, train: list[str], val: list[str]) -> PairValidation:
-        return PairValidation(cases, val if len(val) > 1 else sorted({*train, *val}), self.classes)
+        return PairValidation(cases, validation_pairs(train, val, self.unlabelled), self.labelled, self.classes)
 
     def _start_pairs(self, loader: PairLoader) -> Any:
         refuse_grids_beyond(self.device, loader, self.configuration_manager)
@@ -239,7 +239,7 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def stage(self, epoch: int) -> str:
         """What is learnt in an epoch."""
-        return stage_of(epoch, self.num_epochs, self.settings.deepatlas, len(self.labelled))
+        return stage_of(epoch, self.num_epochs, self.settings.deepatlas, len(self.taught_by), bool(self.fitted_to))
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -253,7 +253,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         stage = self.stage(self.current_epoch)
         losses = unmeasured()
         if stage != TAUGHT:
-            for _ in range(registration_steps(self.settings.deepatlas) if stage == JOINT else 1):
+            for _ in range(registration_steps(self.settings.deepatlas, bool(self.fitted_to)) if stage == JOINT else 1):
                 losses |= self.registration_step(self.next_pair(), joint=stage == JOINT)
         # a registration network that has learnt nothing yet has nothing to teach
         teaches = stage == JOINT or (stage == TAUGHT and not self.fitted_to)
@@ -357,11 +357,12 @@ class DeepAtlasTrainer(AveragingTrainer):
         found = self.pair_validation.summary(self.registration, self.device)
         for key in REGISTRATION_CURVES:
             self.logger.log(key, found[key], self.current_epoch)
-        if self.pair_validation.pairs:  # one labelled image makes none
-            self.print_to_log_file(
-                f"Registration of validation pairs: Dice {found['dice_before']:.4f} before, {found['dice_after']:.4f} after, "
-                f"{found['folds_percent']:.4f} % folds"
-            )
+        measure, name = ("image_cost", "image cost") if np.isnan(found["dice_after"]) else ("dice", "Dice")
+        before, after = (found[f"{measure}_{when}"] for when in ("before", "after"))
+        self.print_to_log_file(
+            f"Registration of validation pairs ({self.pair_validation.kind}): {name} {before:.4f} before, {after:.4f} after, "
+            f"{found['folds_percent']:.4f} % folds"
+        )
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's, then the registration of validation pairs, and the network as `synthtumour register` takes it."""
@@ -378,7 +379,7 @@ class DeepAtlasTrainer(AveragingTrainer):
     def get_dataloaders_for_pairs(self) -> None:
         """Only what validation needs of `get_dataloaders`."""
         train, val = self.do_split()
-        self.pair_validation = self._validation_of(self._whole_cases([*train, *val]), train, val)
+        self.pair_validation = self._validation_of(self._whole_cases([*self.labelled, *self.unlabelled]), train, val)
 
     # ------------------------------------------------------------------------------------------- checkpoints
 

@@ -77,7 +77,7 @@ class LabelFitter:
 
     def most_alike(self, target: str, labelled: Sequence[str], count: int) -> list[str]:
         """Up to `count` of the labelled cases, the likest first, as they lie before any deformation."""
-        if len(labelled) <= count:
+        if len(labelled) < 2:
             return list(labelled)
         fixed = self._match(target)
         costs = {case: image_cost(self.wanted.similarity, self._match(case), fixed) for case in labelled}
@@ -139,8 +139,10 @@ def steepness(image: Tensor, spacing: Sequence[float]) -> Tensor:
 
 
 def write_warped(folder: Path, case: str, fitted: Fitted, locations: dict[Any, Any]) -> None:
-    """The image in half precision: it is read as often as nnU-Net's own."""
-    np.save(folder / f"{WARPED}{case}_image.npy", fitted.image.numpy().astype(np.float16))
+    """The image in half precision, unless its values are beyond that: it is read as often as nnU-Net's own."""
+    image = fitted.image.numpy()
+    half = float(np.abs(image).max()) < np.finfo(np.float16).max
+    np.save(folder / f"{WARPED}{case}_image.npy", image.astype(np.float16) if half else image)
     write_case(folder, f"{WARPED}{case}", fitted.labels.numpy(), locations)
 
 

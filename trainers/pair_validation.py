@@ -4,34 +4,79 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nnunet_synthtumour.registration.fields import warp
-from nnunet_synthtumour.registration.metrics import dice, folds_percent, overlap, sd_log_jacobian
+from nnunet_synthtumour.registration.instance import Similarity, image_cost
+from nnunet_synthtumour.registration.metrics import dice, folds_percent, hd95, sd_log_jacobian
 from nnunet_synthtumour.registration_picture import save_picture
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 
 EVERY_EPOCH, AT_THE_END = 6, 60
+MEASURES = (
+    "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
+)  # fmt: skip
+HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (
+    "both held out",
+    "one held out, one of training",
+    "both of training",
+    "no two labelled images: no Dice",
+)
+
+
+class ValidationPairs(NamedTuple):
+    """What is registered, and how far it is from what training has seen."""
+
+    kind: str
+    pairs: list[tuple[str, str]]
+
+
+def validation_pairs(train: Sequence[str], val: Sequence[str], unlabelled: Sequence[str]) -> ValidationPairs:
+    """Ordered pairs of labelled cases, of held-out ones as far as there are any; of any images where one is labelled."""
+    held_out = [case for case in val if case not in train]
+    if len(held_out) > 1:
+        return ValidationPairs(HELD_OUT, list(itertools.permutations(held_out, 2)))
+    if held_out:
+        one = held_out[0]
+        return ValidationPairs(WITH_TRAINING, [pair for other in train for pair in ((one, other), (other, one))])
+    if len(train) > 1:
+        return ValidationPairs(TRAINING, list(itertools.permutations(train, 2)))
+    return ValidationPairs(WITHOUT_LABELS, list(itertools.permutations([*train, *unlabelled], 2)))
+
+
+class Labels(NamedTuple):
+    """Label maps of a pair on the fixed grid; what either image does not know is background in all of them."""
+
+    before: np.ndarray
+    warped: np.ndarray
+    fixed: np.ndarray
+    both: list[int]  # structures that both images have: one that an image lacks says nothing about a registration
+
+    def dice(self, moving: np.ndarray) -> float:
+        return _mean([dice(moving == label, self.fixed == label) for label in self.both])
 
 
 class PairValidation:
-    """Ordered pairs of labelled cases, a seeded sample where there are many."""
+    """A seeded sample of the `wanted` pairs where there are many; `labelled` cases have labels of `classes`, background
+    included, and perhaps the ignore label."""
 
-    def __init__(self, cases: Any, labelled: list[str], classes: int, seed: int = 0) -> None:
-        self.cases, self.classes = cases, classes
-        pairs = list(itertools.permutations(labelled, 2))
-        order = np.random.default_rng(seed).permutation(len(pairs))
-        self.pairs = [pairs[i] for i in order]
+    def __init__(
+        self, cases: Any, wanted: ValidationPairs, labelled: Sequence[str], classes: int, seed: int = 0
+    ) -> None:
+        self.cases, self.labelled, self.classes, self.kind = cases, set(labelled), classes, wanted.kind
+        order = np.random.default_rng(seed).permutation(len(wanted.pairs))
+        self.pairs = [wanted.pairs[i] for i in order]
 
     def summary(self, learner: RegistrationLearner, device: torch.device) -> dict[str, float]:
-        """Mean Dice before and after, and folds, of a few pairs; NaN where there is no pair of labelled cases."""
+        """Means over a few pairs, NaN of what is not known."""
         rows = [self._register(learner, device, pair)[0] for pair in self.pairs[:EVERY_EPOCH]]
-        return {key: float(np.nanmean([row[key] for row in rows])) if rows else float("nan")
-                for key in ("dice_before", "dice_after", "folds_percent")}  # fmt: skip
+        return {key: _mean([row[key] for row in rows]) for key in MEASURES}
 
     def write(self, learner: RegistrationLearner, device: torch.device, folder: Path) -> None:
         """`registration.json` and pictures of the best, the median and the worst pair."""
@@ -39,43 +84,84 @@ class PairValidation:
         spacing = learner.architecture.spacing or (1.0, 1.0, 1.0)
         rows = []
         for pair in self.pairs[:AT_THE_END]:
-            row, (_, _, warped, truth) = self._register(learner, device, pair)
-            per_label = overlap(warped, truth, spacing, list(range(1, self.classes)))
-            rows.append({"moving": pair[0], "fixed": pair[1], **row,
-                         "labels": {str(label): values for label, values in per_label.items()}})  # fmt: skip
-        keys = ("dice_before", "dice_after", "folds_percent", "sd_log_jacobian")
-        means = {key: float(np.nanmean([row[key] for row in rows])) for key in keys} if rows else {}
-        finite = [v["hd95"] for row in rows for v in row["labels"].values() if np.isfinite(v["hd95"])]
-        means |= {"hd95": float(np.mean(finite))} if finite else {}
-        about = {"pairs": len(rows), "of": len(self.pairs), "determinant": "central differences", "mean": means}
+            row, _, labels = self._register(learner, device, pair)
+            rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
+        about = {"pairs": len(rows), "of": len(self.pairs), "kind": self.kind, "determinant": "central differences",
+                 "mean": _means(rows)}  # fmt: skip
         text = json.dumps(_no_nan({**about, "per_pair": rows}), indent=1)
         (folder / "registration.json").write_text(text + "\n", encoding="utf-8")
-        ranked = sorted(rows, key=lambda row: -row["dice_after"])
+        ranked = sorted(rows, key=_rank)
         for name, at in (("best", 0), ("median", len(ranked) // 2), ("worst", len(ranked) - 1)) if ranked else ():
-            pair = ranked[at]["moving"], ranked[at]["fixed"]
-            _, (fixed, moved, warped, truth) = self._register(learner, device, pair)
-            save_picture(folder / f"registration_{name}.png", fixed, moved, spacing, warped, truth)
+            _, (fixed, moved), labels = self._register(learner, device, (ranked[at]["moving"], ranked[at]["fixed"]))
+            contours = (labels.warped, labels.fixed) if labels else ()
+            save_picture(folder / f"registration_{name}.png", fixed, moved, spacing, *contours)
 
     def _register(
         self, learner: RegistrationLearner, device: torch.device, pair: tuple[str, str]
-    ) -> tuple[dict[str, float], tuple[np.ndarray, ...]]:
-        moving, fixed = (self.cases[case] for case in pair)
-        one, other = (side.match()[None].to(device) for side in (moving, fixed))
+    ) -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray], Labels | None]:
+        """Measures, the fixed and the warped image, and labels where both images have some."""
+        one, other = (self.cases[case].match()[None].to(device) for case in pair)
         forward, _ = learner.register(one, other)
-        labels = moving.seg[None].clamp(min=0).float().to(device)
-        warped = warp(labels, forward, "nearest")[0, 0].cpu().numpy().astype(np.int16)
-        before, truth = moving.seg[0].clamp(min=0).numpy(), fixed.seg[0].clamp(min=0).numpy()
+        moved = warp(one, forward)
+        labels = self._labels(pair, forward) if self.labelled.issuperset(pair) else None
+        similarity = cast(Similarity, learner.settings.similarity)
         row = {
-            "dice_before": self._mean_dice(before, truth),
-            "dice_after": self._mean_dice(warped, truth),
+            "dice_before": labels.dice(labels.before) if labels else float("nan"),
+            "dice_after": labels.dice(labels.warped) if labels else float("nan"),
             "folds_percent": folds_percent(forward),
             "sd_log_jacobian": sd_log_jacobian(forward),
+            "image_cost_before": image_cost(similarity, one, other),
+            "image_cost_after": image_cost(similarity, moved, other),
         }
-        return row, (other[0, 0].cpu().numpy(), warp(one, forward)[0, 0].cpu().numpy(), warped, truth)
+        return row, (other[0, 0].cpu().numpy(), moved[0, 0].cpu().numpy()), labels
 
-    def _mean_dice(self, one: np.ndarray, other: np.ndarray) -> float:
-        values = [dice(one == label, other == label) for label in range(1, self.classes)]
-        return float(np.nanmean(values)) if not np.all(np.isnan(values)) else float("nan")
+    def _labels(self, pair: tuple[str, str], forward: Tensor) -> Labels:
+        moving, fixed = (self.cases[case].seg.clamp(min=0) for case in pair)  # outside of the image is background
+        warped = warp(moving[None].float().to(forward.device), forward, "nearest")[0].cpu().to(moving.dtype)
+        maps = (moving, warped, fixed)
+        unknown = torch.stack([labels >= self.classes for labels in maps]).any(0)  # the ignore label
+        both = [k for k in range(1, self.classes) if bool((moving == k).any()) and bool((fixed == k).any())]
+        return Labels(*(labels.masked_fill(unknown, 0)[0].numpy() for labels in maps), both)
+
+
+def _per_label(labels: Labels | None, spacing: Sequence[float]) -> dict[str, dict[str, float]]:
+    found = {}
+    for label in labels.both if labels else ():
+        masks = labels.warped == label, labels.fixed == label
+        found[str(label)] = {"dice": dice(*masks), "hd95": hd95(*masks, spacing)}
+    return found
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over all pairs, and of every label over the pairs that have it in both images."""
+    if not rows:
+        return {}
+    means: dict[str, Any] = {key: _mean([row[key] for row in rows]) for key in MEASURES}
+    of_label: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        for label, values in row["labels"].items():
+            of_label.setdefault(label, []).append(values)
+    means["hd95"] = _mean([v["hd95"] for values in of_label.values() for v in values if np.isfinite(v["hd95"])])
+    means["labels"] = {
+        label: {
+            "pairs": len(values),
+            "dice": _mean([v["dice"] for v in values]),
+            "hd95": _mean([v["hd95"] for v in values if np.isfinite(v["hd95"])]),
+        }
+        for label, values in sorted(of_label.items(), key=lambda item: int(item[0]))
+    }
+    return means
+
+
+def _rank(row: dict[str, Any]) -> float:
+    """The best pair first: by Dice, or by the image where there are no labels."""
+    return float(row["image_cost_after"] if np.isnan(row["dice_after"]) else -row["dice_after"])
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of what is known; NaN if nothing is."""
+    known = [float(v) for v in values if not np.isnan(v)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _no_nan(value: Any) -> Any:

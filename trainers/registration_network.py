@@ -92,6 +92,12 @@ class RegistrationLearner:
     def displacements(self, velocity: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         return self._net.displacement(velocity, shape), self._net.displacement(-velocity, shape)
 
+    def spacing_of(self, velocity: Tensor, shape: Sequence[int]) -> list[float] | None:
+        """Between voxels of a velocity, for images of this shape, along the tensor axes."""
+        spacing = self.architecture.spacing
+        stride = self._net.stride_of(velocity, shape)
+        return None if spacing is None else [mm * s for mm, s in zip(spacing, stride, strict=True)]
+
     def register(
         self, moving: Tensor, fixed: Tensor, precision: AbstractContextManager[Any] | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,8 @@ class RegistrationObjective:
         for velocity in velocities:
             forward, backward = learner.displacements(velocity, moving["match"].shape[2:])
             found = registration_terms(moving, fixed, forward, backward, velocity, (one, other),
-                                       self.settings.similarity, self.settings.regularity_kind)  # fmt: skip
+                                       self.settings.similarity, self.settings.regularity_kind,
+                                       learner.spacing_of(velocity, moving["match"].shape[2:]))  # fmt: skip
             loss = loss + (self.half if terms else 1.0) * self._weighted(found)
             if not terms and self.consistency:
                 loss = loss + self.consistency * inverse_consistency(forward, backward)

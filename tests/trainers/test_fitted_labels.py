@@ -43,7 +43,7 @@ def test_fitted_labels_lie_where_the_target_shows_them_and_warped_images_match_t
 
 def test_the_likest_images_are_fitted() -> None:
     assert _fitter(1).most_alike("b", ["far", "a"], 1) == ["a"]
-    assert _fitter(1).most_alike("b", ["far", "a"], 2) == ["far", "a"]
+    assert _fitter(1).most_alike("b", ["far", "a"], 2) == ["a", "far"], "the first is warped, too"
 
 
 def test_what_is_compared_is_the_image_and_how_steep_it_is() -> None:

@@ -18,8 +18,14 @@ class _Learner:
     def velocities_and_graph_loss(self, output: list[torch.Tensor]) -> tuple[list[torch.Tensor], float]:
         return output, 0.125
 
+    def __init__(self, spacing: list[float] | None = None) -> None:
+        self.spacing = spacing
+
     def displacements(self, velocity: torch.Tensor, shape: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return velocity, -velocity
+
+    def spacing_of(self, velocity: torch.Tensor, shape: Any) -> list[float] | None:
+        return self.spacing
 
 
 def _pair() -> dict[str, Any]:
@@ -61,3 +67,15 @@ def test_images_at_half_resolution_stand_in_for_a_coarser_output() -> None:
 
 def test_directions_that_undo_each_other_are_consistent() -> None:
     assert _loss(1, consistency=0.1)[0] == pytest.approx(_loss(1)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("along", "changing", "factor"), [(0, 1, 25.0), (1, 0, 1 / 25)])
+def test_a_shear_between_thick_slices_costs_what_it_is_in_millimetres(along: int, changing: int, factor: float) -> None:
+    velocity = torch.zeros(1, 3, *SHAPE)
+    velocity[:, along] = torch.arange(SHAPE[changing]).reshape([-1 if i == changing else 1 for i in range(3)]) * 0.1
+    objective = RegistrationObjective(RegistrationSettings(similarity="mse"), 2)
+    costs = [
+        float(objective(_Learner(spacing), [velocity], _pair(), (None, None))[1].regularity)  # type: ignore[arg-type]
+        for spacing in (None, [5.0, 1.0, 1.0])
+    ]
+    assert costs[1] / costs[0] == pytest.approx(factor, rel=1e-3)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_synthtumour.trainers.pair_validation import (
+    HELD_OUT,
+    TRAINING,
+    WITH_TRAINING,
+    WITHOUT_LABELS,
+    PairValidation,
+    ValidationPairs,
+    validation_pairs,
+)
+from nnunet_synthtumour.trainers.whole_grids import Whole
+
+SHAPE = (10, 12, 8)
+IGNORE = 3
+
+
+class _Still:
+    """A registration network that moves nothing."""
+
+    architecture = SimpleNamespace(spacing=(1.0, 1.0, 2.0))
+    settings = SimpleNamespace(similarity="mse")
+
+    def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(1, 3, *SHAPE), torch.zeros(1, 3, *SHAPE)
+
+
+def _whole(labels: dict[int, slice], ignored: slice | None = None) -> Whole:
+    seg = torch.zeros(1, *SHAPE, dtype=torch.int16)
+    for label, planes in labels.items():
+        seg[0, planes, 3:9, 2:6] = label
+    image = seg.float() + torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+    if ignored is not None:
+        seg[0, ignored] = IGNORE
+    return Whole(image, seg)
+
+
+def _rows(cases: dict[str, Whole], labelled: list[str], tmp_path: Path) -> dict[str, Any]:
+    pairs = ValidationPairs("some", [(one, other) for one in cases for other in cases if one != other])
+    PairValidation(cases, pairs, labelled, IGNORE).write(_Still(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+    return json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "kind", "pairs"),
+    [
+        ("ab", "cde", HELD_OUT, 6),
+        ("ab", "c", WITH_TRAINING, 4),
+        ("abc", "abc", TRAINING, 6),
+        ("a", "a", WITHOUT_LABELS, 12),
+        ("a", "b", WITH_TRAINING, 2),
+    ],
+)
+def test_pairs_are_as_far_from_training_as_there_are_labels(train: str, val: str, kind: str, pairs: int) -> None:
+    found = validation_pairs(list(train), list(val), ["u", "v", "w"])
+    assert (found.kind, len(found.pairs)) == (kind, pairs)
+    if kind == WITH_TRAINING:
+        assert all((one in val) != (other in val) for one, other in found.pairs)
+
+
+def test_what_is_ignored_is_no_disagreement(tmp_path: Path) -> None:
+    cases = {"a": _whole({1: slice(2, 8)}), "b": _whole({1: slice(2, 8)}, ignored=slice(5, None))}
+    assert [row["dice_after"] for row in _rows(cases, ["a", "b"], tmp_path)["per_pair"]] == [1.0, 1.0]
+
+
+def test_a_structure_that_one_image_lacks_says_nothing(tmp_path: Path) -> None:
+    cases = {name: _whole({1: slice(1, 4), 2: slice(5, 8)}) for name in "ab"} | {"c": _whole({1: slice(1, 4)})}
+    found = _rows(cases, ["a", "b", "c"], tmp_path)
+    assert found["mean"]["dice_before"] == found["mean"]["dice_after"] == 1.0
+    assert {label: row["pairs"] for label, row in found["mean"]["labels"].items()} == {"1": 6, "2": 2}
+    assert {row["fixed"]: sorted(row["labels"]) for row in found["per_pair"]}["c"] == ["1"]
+
+
+def test_without_two_labelled_images_the_images_are_compared(tmp_path: Path) -> None:
+    cases = {name: _whole({1: slice(1, 4)}) for name in "abc"}
+    validation = PairValidation(cases, validation_pairs(["a"], ["a"], ["b", "c"]), ["a"], IGNORE)
+    means = validation.summary(_Still(), torch.device("cpu"))  # type: ignore[arg-type]
+    assert np.isnan(means["dice_after"]) and means["folds_percent"] == 0 and means["image_cost_after"] >= 0
+    validation.write(_Still(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+    found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))
+    assert (found["pairs"], found["kind"], found["mean"]["dice_after"]) == (6, WITHOUT_LABELS, None)
+    for name in ("best", "median", "worst"):
+        assert (tmp_path / f"registration_{name}.png").stat().st_size > 10_000
