@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +15,20 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from nnunet_synthtumour.align_reference import background_value
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import read_or_refuse, write_image
+from nnunet_synthtumour.image_files import write_image
+from nnunet_synthtumour.pair_images import Pair, on_one_grid, read_image
+from nnunet_synthtumour.pair_network import PairNetwork, network_for
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
 from nnunet_synthtumour.registration.fields import jacobian_determinant, warp
 from nnunet_synthtumour.registration.instance import (
     InstanceSettings,
     displacements_on,
     image_cost,
-    normalised,
     optimise,
 )
 from nnunet_synthtumour.registration.metrics import folds_percent, overlap, sd_log_jacobian
-from nnunet_synthtumour.registration.model_files import load_model
-from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.pair_files import (
     affine_matrix,
     displacement_image,
@@ -48,11 +49,15 @@ BACK_TO_PREDICTED = "the network's, optimising it made the similarity worse"
 
 WRITTEN = ("field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "warped.nii.gz", "warped_labels.nii.gz", "report.json",
            "check.png")  # fmt: skip
+WARPED_CHANNEL = re.compile(r"warped_\d{4}\.nii\.gz")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be registered and how; the files of a registration go into the folder `out`."""
+    """What is to be registered and how; the files of a registration go into the folder `out`.
+
+    `fixed_channels` and `moving_channels` are those after the first, which alone is compared.
+    """
 
     fixed: Path
     moving: Path
@@ -63,48 +68,24 @@ class Request:
     settings: InstanceSettings = InstanceSettings()
     affine: str = "affine"
     device: str = "cpu"
+    fixed_channels: tuple[Path, ...] = ()
+    moving_channels: tuple[Path, ...] = ()
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Both images: as SimpleITK has them, as normalised tensors (1, 1, ...), and where in space they lie."""
-
-    fixed_image: Any
-    moving_image: Any
-    fixed: Tensor
-    moving: Tensor
-    fixed_grid: Geometry
-    moving_grid: Geometry
-
-    @classmethod
-    def read(cls, request: Request) -> Pair:
-        fixed_image, moving_image = read_image(request.fixed), read_image(request.moving)
-        if fixed_image.GetDimension() != moving_image.GetDimension():
-            raise UserError(
-                f"{request.fixed} has {fixed_image.GetDimension()} dimensions and {request.moving} has "
-                f"{moving_image.GetDimension()}: give two images of the same number of dimensions."
-            )
-        for path, image in ((request.fixed, fixed_image), (request.moving, moving_image)):
-            if min(image.GetSize()) < 2:  # as NIfTI, its field would be one of two dimensions
-                raise UserError(f"{path} has a single slice; give it as a 2D image, or more slices.")
-        device = torch.device(request.device)
-        return cls(
-            fixed_image,
-            moving_image,
-            normalised(_tensor(fixed_image)).to(device),
-            normalised(_tensor(moving_image)).to(device),
-            Geometry.of(fixed_image),
-            Geometry.of(moving_image),
-        )
+    def inputs(self) -> list[Path]:
+        """Every file that is read."""
+        channels = (self.fixed, *self.fixed_channels, self.moving, *self.moving_channels)
+        return [*channels, *(path for path in (self.labels, self.fixed_labels) if path is not None)]
 
 
 def register(request: Request) -> dict[str, Any]:
     """Register two files and write everything into `request.out`; returns what report.json says."""
     started = time.perf_counter()
-    pair = Pair.read(request)
+    pair = Pair.read(
+        (request.fixed, *request.fixed_channels), (request.moving, *request.moving_channels), request.device
+    )
     labels = _labels(request.labels, request.moving, pair.moving_image)
     fixed_labels = _labels(request.fixed_labels, request.fixed, pair.fixed_image)
-    model = None if request.model is None else _model(request.model, request.device, pair.fixed.ndim - 2)
+    network = None if request.model is None else network_for(request.model, pair)
     _refuse_what_would_be_replaced(request)
     cross_modality = request.settings.similarity in CROSS_MODALITY
     if request.affine == "none":
@@ -120,10 +101,10 @@ def register(request: Request) -> dict[str, Any]:
             f"{request.fixed} and {request.moving} do not overlap; mend the header of one, or align them (--affine affine)."
         )
     request.out.mkdir(parents=True, exist_ok=True)
-    for name in WRITTEN:  # of an earlier registration, which this one may not replace
-        (request.out / name).unlink(missing_ok=True)
+    for file in _written_in(request.out):  # of an earlier registration, which this one may not replace
+        file.unlink()
     after_affine = time.perf_counter()
-    forward, backward, similarity, deformation = _deform(pair, matrix, request.settings, model)
+    forward, backward, similarity, deformation = _deform(pair, matrix, request.settings, network)
     after_deformation = time.perf_counter()
     report = {
         "fixed": str(request.fixed),
@@ -157,8 +138,9 @@ def register(request: Request) -> dict[str, Any]:
 def _refuse_what_would_be_replaced(request: Request) -> None:
     if request.out.exists() and not request.out.is_dir():
         raise UserError(f"{request.out} is a file; give a folder with -o.")
-    for path in (request.fixed, request.moving, request.labels, request.fixed_labels):
-        if path is not None and path.resolve() in {(request.out / name).resolve() for name in WRITTEN}:
+    replaced = {file.resolve() for file in _written_in(request.out)}
+    for path in request.inputs():
+        if path.resolve() in replaced:
             raise UserError(f"{path} is an input, and the results would replace it; give another folder with -o.")
 
 
@@ -168,15 +150,14 @@ def _overlap(pair: Pair, matrix: Tensor) -> bool:
     return bool((warp(torch.ones_like(pair.moving), field.to(pair.fixed.device), padding="zeros") > 0).any())
 
 
-def read_image(path: Path) -> Any:
-    """A scalar 2D or 3D image; a `UserError` names the file that is not one."""
-    if not path.is_file():
-        raise UserError(f"There is no image {path}.")
-    return read_or_refuse(path)
+def _written_in(folder: Path) -> list[Path]:
+    """Files with the names of results."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return [file for file in found if file.name in WRITTEN or WARPED_CHANNEL.fullmatch(file.name)]
 
 
 def _deform(
-    pair: Pair, matrix: Tensor, settings: InstanceSettings, model: Any
+    pair: Pair, matrix: Tensor, settings: InstanceSettings, network: PairNetwork | None
 ) -> tuple[Tensor, Tensor, dict[str, float], str]:
     """u and its inverse on the fixed grid, the similarity of the image as it came, after affine and deformation, and
     where the deformation comes from.
@@ -191,10 +172,7 @@ def _deform(
         return warp(pair.moving, field), warp(torch.ones_like(pair.moving), field, padding="zeros")
 
     (unaligned, seen), (moving, weight) = brought(None), brought(matrix)
-    initial = None
-    if model is not None:
-        with torch.no_grad():
-            initial = _predicted(model, moving, pair.fixed)
+    initial = None if network is None else network.velocity(pair, matrix)
     none = torch.zeros(1, len(shape), *shape, device=device)
     fields, how = (none, none), NONE
     if settings.iterations > 0:
@@ -216,17 +194,11 @@ def _deform(
     return *fields, {"initial": before, "affine": without, "final": cost(fields[0])}, how
 
 
-def _predicted(model: Any, moving: Tensor, fixed: Tensor) -> Tensor:
-    """The network's velocity on the image's grid, without the padding that the network works with."""
-    output = model(moving, fixed)
-    velocity = output if isinstance(output, Tensor) else output.velocity
-    return on_image(velocity, fixed.shape[2:], model.total_stride)
-
-
 def _write_files(
     request: Request, pair: Pair, matrix: Tensor, forward: Tensor, backward: Tensor, labels: Any
 ) -> tuple[Any, Any]:
-    """Everything but report and picture; returns the warped image and labels as they were written."""
+    """Everything but report and picture; returns the warped image (its first channel) and labels as they were
+    written."""
     grids = pair.fixed_grid, pair.moving_grid
     there = displacement_image(total_displacement(forward, *grids, matrix), *grids)
     back = displacement_image(total_inverse(backward, *grids, matrix), *grids[::-1])
@@ -238,13 +210,14 @@ def _write_files(
         raise UserError(f"{request.out} cannot be written to; is the disk full, or the folder not yours?") from error
     # through the file, so that the images are what anyone gets who applies it
     transform = load_field(request.out / "field.nii.gz")
-    warped = resample(pair.moving_image, pair.fixed_image, transform)
-    write_image(warped, request.out / "warped.nii.gz")
+    warped = [resample(i, pair.fixed_image, transform, outside=background_value(i)) for i in pair.moving_images]
+    for channel, image in enumerate(warped):
+        write_image(image, request.out / (f"warped_{channel:04d}.nii.gz" if channel else "warped.nii.gz"))
     if labels is None:
-        return warped, None
+        return warped[0], None
     warped_labels = resample(labels, pair.fixed_image, transform, nearest=True)
     write_image(warped_labels, request.out / "warped_labels.nii.gz")
-    return warped, warped_labels
+    return warped[0], warped_labels
 
 
 def _scores(pair: Pair, matrix: Tensor, labels: Any, warped_labels: Any, fixed_labels: Any) -> dict[str, Any]:
@@ -266,9 +239,7 @@ def _labels(path: Path | None, of: Path, image: Any) -> Any:
     if path is None:
         return None
     labels = read_image(path)
-    ours, theirs = Geometry.of(labels), Geometry.of(image)
-    same = ours.shape == theirs.shape and bool(torch.allclose(ours.matrix(), theirs.matrix(), rtol=0, atol=1e-2))
-    if not same:
+    if not on_one_grid(labels, image):
         raise UserError(f"{path} does not lie on the grid of {of}: a label map has the size and geometry of its image.")
     values = sitk.GetArrayViewFromImage(labels)
     if values.dtype.kind == "f":
@@ -276,23 +247,6 @@ def _labels(path: Path | None, of: Path, image: Any) -> Any:
             raise UserError(f"{path} has values that are not whole numbers, so it is not a label map.")
         labels = sitk.Cast(labels, sitk.sitkInt32)
     return labels
-
-
-def _model(folder: Path, device: str, dims: int) -> Any:
-    try:
-        network, architecture = load_model(folder, device)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if network.dims != dims or architecture.image_channels != 1:
-        raise UserError(
-            f"The model in {folder} registers {network.dims}D images with {architecture.image_channels} channels, and "
-            f"these are {dims}D images with one."
-        )
-    return network
-
-
-def _tensor(image: Any) -> Tensor:
-    return torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float32))[None, None]
 
 
 def _largest_shift(displacement: Tensor, grid: Geometry) -> float:

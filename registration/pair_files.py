@@ -60,11 +60,11 @@ def load_field(path: Path) -> Any:
     return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
 
 
-def resample(image: Any, grid: Any, transform: Any, nearest: bool = False) -> Any:
-    """The image through the transform on another image's grid, zero outside, in its own data type if `nearest`."""
+def resample(image: Any, grid: Any, transform: Any, nearest: bool = False, outside: float = 0.0) -> Any:
+    """The image through the transform on another image's grid; if `nearest`, in its own data type and zero outside."""
     if nearest:
         return sitk.Resample(image, grid, transform, sitk.sitkNearestNeighbor, 0, image.GetPixelID())
-    return sitk.Resample(image, grid, transform, sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside, sitk.sitkFloat32)
 
 
 def affine_matrix(transform: Any) -> Tensor:

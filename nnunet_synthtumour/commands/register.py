@@ -13,8 +13,14 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", required=True, type=Path, metavar="FIXED", help="the image that is registered to")
-    parser.add_argument("-m", required=True, type=Path, metavar="MOVING", help="the image that is moved")
+    for flag, name, what in (
+        ("-f", "FIXED", "the image that is registered to"),
+        ("-m", "MOVING", "the image that is moved"),
+    ):
+        parser.add_argument(
+            flag, required=True, type=Path, nargs="+", metavar=name,
+            help=f"{what}; with several channels one file each, of which the first is compared and --model sees all",
+        )  # fmt: skip
     parser.add_argument("-o", required=True, type=Path, metavar="OUT", help="folder for the results")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="label map of the moving image")
     parser.add_argument(
@@ -57,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--device {args.device} is not available here; cpu always is.") from error
     report = register(
         Request(
-            fixed=args.f,
-            moving=args.m,
+            fixed=args.f[0],
+            moving=args.m[0],
             out=args.o,
             labels=args.labels,
             fixed_labels=args.fixed_labels,
@@ -71,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
             ),
             affine=args.affine,
             device=args.device,
+            fixed_channels=tuple(args.f[1:]),
+            moving_channels=tuple(args.m[1:]),
         )
     )
     similarity = report["similarity"]

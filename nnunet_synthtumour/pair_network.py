@@ -1,0 +1,67 @@
+"""A trained registration network on two images as they come: shown to it as those it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.pair_images import Pair, tensor
+from nnunet_synthtumour.registration.fields import warp
+from nnunet_synthtumour.registration.instance import normalised
+from nnunet_synthtumour.registration.model_files import Architecture, Windows, load_model
+from nnunet_synthtumour.registration.networks import on_image
+from nnunet_synthtumour.registration.physical import affine_displacement, voxel_map
+from nnunet_synthtumour.registration.trained_frame import frame_of
+
+
+@dataclass(frozen=True)
+class PairNetwork:
+    """A network and what its file says of the images that it learnt from."""
+
+    network: Any
+    architecture: Architecture
+
+    @torch.no_grad()
+    def velocity(self, pair: Pair, matrix: Tensor) -> Tensor:
+        """From the moving image, brought to the fixed grid by the affine `matrix`, to the fixed one: (1, D, ...) along
+        the axes of the fixed grid, on a grid of the same extent (see `Frame.velocity`)."""
+        device, about = pair.fixed.device, self.architecture
+        field = affine_displacement(voxel_map(pair.fixed_grid, pair.moving_grid, matrix), pair.fixed.shape[2:])
+        moving = warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device))
+        fixed = seen(pair.fixed_images, about.fixed_windows).to(device)
+        frame = frame_of(about, pair.fixed_grid)
+        output = self.network(frame.image(moving), frame.image(fixed))
+        velocity = output if isinstance(output, Tensor) else output.velocity
+        return frame.velocity(on_image(velocity, frame.shape, self.network.total_stride))
+
+
+def network_for(folder: Path, pair: Pair) -> PairNetwork:
+    """The network in a folder, if it is one for images of that kind."""
+    try:
+        network, architecture = load_model(folder, pair.fixed.device)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    dims, channels = pair.fixed.ndim - 2, (len(pair.fixed_images), len(pair.moving_images))
+    if network.dims != dims:
+        raise UserError(f"The model in {folder} registers {network.dims}D images, and these are {dims}D.")
+    if set(channels) != {architecture.image_channels}:
+        raise UserError(
+            f"The model in {folder} registers images of {architecture.image_channels} channels, and these have "
+            f"{channels[0]} (-f) and {channels[1]} (-m); give one file per channel, in the order of the training."
+        )
+    return PairNetwork(network, architecture)
+
+
+def seen(images: Sequence[Any], windows: Windows | None) -> Tensor:
+    """(1, C, ...): every channel clipped as in training, where that clipped it, and normalised."""
+    image = tensor(images)
+    for channel, window in enumerate(windows or ()):
+        if window is not None:
+            image[:, channel].clamp_(*window)
+    return normalised(image)
