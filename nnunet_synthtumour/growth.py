@@ -77,16 +77,19 @@ class Scene:
 def grow_lesion(scene: Scene, lesion: Lesion, labels: Mapping[str, int], shifted: bool = False) -> LocalShape | None:
     """Grow `lesion` in the host of `scene` and write `labels` (part -> value). None where there is no host for it.
 
-    `shifted` grows it by the reference's validation model instead of its own law.
+    `shifted` grows it by the reference's validation model instead of its own law: the whole, then, each inside of its own
+    hard mask, the nested parts that have a label of their own. What has none is not drawn: it would be one texture more
+    under the same label, and the model is the reference's, which has one shape.
     """
     paper = lesion.law == "paper" or shifted
     margin = PAPER_MARGIN_VOXELS * max(scene.spacing) if paper else lesion.tissue.reach_mm
     shape = find_shape(lesion.body, scene.image[0], scene.seg, scene.ignore_label, scene.spacing, margin)
     if shape is None:
         return None
-    parts = [] if shifted else nested_levels(shape, lesion, scene.spacing)
+    with_parts = not shifted or bool(parts_with_labels(lesion, labels))
+    parts = nested_levels(shape, lesion, scene.spacing) if with_parts else []
     if shifted:
-        region = _grow_shifted(scene, lesion, shape)
+        region = _grow_shifted(scene, lesion, shape, parts, labels)
     elif lesion.law == "paper":
         region = _grow_as_in_the_paper(scene, lesion, shape, parts)
     else:
@@ -115,14 +118,38 @@ def _grow_tissue(scene: Scene, lesion: Lesion, shape: LocalShape, parts: list[to
     return shape.mask
 
 
-def _grow_shifted(scene: Scene, lesion: Lesion, shape: LocalShape) -> torch.Tensor:
+def parts_with_labels(lesion: Lesion, labels: Mapping[str, int]) -> tuple[int, ...]:
+    """Which of the lesion's parts (by their order) get another label than what is around them."""
+    found, around = [], labels["whole"]
+    for i, part in enumerate(lesion.parts):
+        value = labels.get(part.name, around)
+        if value != around:
+            found.append(i)
+        around = value
+    return tuple(found)
+
+
+def _grow_shifted(
+    scene: Scene, lesion: Lesion, shape: LocalShape, parts: list[torch.Tensor], labels: Mapping[str, int]
+) -> torch.Tensor:
     mask = shape.mask
+    inner = [(lesion.parts[i], _inside(parts[i], shape, mask)) for i in parts_with_labels(lesion, labels)]
     for channel in range(scene.image.shape[0]):
         u, zero = scene.rebased(channel, shape.box, shape.host)
-        grown = paper_shifted(u, mask, lesion.contrast[channel], scene.units[channel])
+        unit = scene.units[channel]
+        grown = paper_shifted(u, mask, lesion.contrast[channel], unit)
+        for part, part_mask in inner:
+            # the paper's law has a second factor on top of the first; in ours a part's contrast is to healthy tissue
+            base = grown if lesion.law == "paper" else u
+            grown = torch.where(part_mask, paper_shifted(base, part_mask, part.contrast[channel], unit), grown)
         crop = scene.image[channel][shape.box]
         crop.copy_(torch.where(mask, grown.add_(zero), crop))
     return mask
+
+
+def _inside(field: torch.Tensor, shape: LocalShape, region: torch.Tensor) -> torch.Tensor:
+    """The voxels of `region` in which a nested part's level is above its surface."""
+    return (shape.lattice.to_voxels(field) > 0).logical_and_(region)
 
 
 def _grow_as_in_the_paper(scene: Scene, lesion: Lesion, shape: LocalShape, parts: list[torch.Tensor]) -> torch.Tensor:
@@ -186,4 +213,4 @@ def _write_labels(
     for part, field in zip(lesion.parts, parts, strict=False):
         value = labels.get(part.name)
         if value is not None:
-            seg.masked_fill_((shape.lattice.to_voxels(field) > 0).logical_and_(region), value)
+            seg.masked_fill_(_inside(field, shape, region), value)

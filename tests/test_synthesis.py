@@ -13,6 +13,7 @@ from nnunet_synthtumour.lesion_model import DISTRACTOR_KINDS, available_presets,
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 
 IGNORE = 7
+ALWAYS = {"parts": {"core": {"probability": 1.0}, "necrosis": {"probability": 1.0}}, "shape": {"volume_ml": [60, 60]}}
 
 
 def _sample(shape: tuple[int, ...] = (40, 44, 36), channels: int = 1, host: object = None) -> dict[str, torch.Tensor]:
@@ -106,17 +107,59 @@ def test_shifted_lesions_of_ct_are_visible() -> None:
 
 
 def test_parts_are_nested_and_whole_alone_is_one_label() -> None:
-    always = {
-        "parts": {"core": {"probability": 1.0}, "necrosis": {"probability": 1.0}},
-        "shape": {"volume_ml": [60, 60]},
-    }
     sample = _sample()
     np.random.seed(2)
-    parts = _transform(overrides=always)(**_copy(sample))["segmentation"]
+    parts = _transform(overrides=ALWAYS)(**_copy(sample))["segmentation"]
     np.random.seed(2)
-    whole = _transform(overrides=always, labels={"whole": 1})(**_copy(sample))["segmentation"]
+    whole = _transform(overrides=ALWAYS, labels={"whole": 1})(**_copy(sample))["segmentation"]
     assert set(parts.unique().tolist()) == {0, 1, 2, 3}
     assert torch.equal(parts > 0, whole == 1)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"whole": 1, "core": 2, "necrosis": 3}, {"whole": 1, "core": 2}, {"whole": 1, "necrosis": 3}],
+)
+def test_shifted_lesions_have_the_parts_that_have_labels(labels: dict[str, int]) -> None:
+    """t u inside of each hard mask: the factor of whatever label a voxel has, and nothing smoothed."""
+    sample = _sample()
+    transform = _transform(shifted=True, labels=labels, overrides=ALWAYS)
+    np.random.seed(2)
+    drawn = transform.get_parameters(**sample, normalisation=(np.array([0.0]), np.array([1.0])))
+    out = transform.apply(_copy(sample), **drawn)
+    seg = out["segmentation"][0]
+    assert set(seg.unique().tolist()) == {0, *labels.values()}
+    lesion = drawn["lesions"].lesions[0]
+    contrast = {"whole": lesion.contrast[0], **{part.name: part.contrast[0] for part in lesion.parts}}
+    expected = sample["image"][0].clone()
+    for name, value in labels.items():
+        expected[seg == value] *= contrast[name].factor
+    assert torch.allclose(out["image"][0], expected, atol=1e-5)
+
+
+def test_shifted_lesions_of_one_label_are_of_one_piece() -> None:
+    sample, grown = _sample(), []
+    for parts in (ALWAYS["parts"], {"core": {"probability": 0.0}}):
+        for labels in ({"whole": 1}, {"whole": 1, "core": 1, "necrosis": 1}):
+            np.random.seed(2)
+            transform = _transform(shifted=True, labels=labels, overrides={**ALWAYS, "parts": parts})
+            grown.append(transform(**_copy(sample)))
+    for again in grown[1:]:
+        assert torch.equal(grown[0]["segmentation"], again["segmentation"])
+    assert torch.equal(grown[0]["image"], grown[1]["image"])
+
+
+def test_the_papers_second_factor_is_on_top_of_the_first_when_shifted_too() -> None:
+    sample = _sample()
+    transform = _transform("paper", shifted=True, overrides={"parts": {"core": {"probability": 1.0}}})
+    np.random.seed(2)
+    drawn = transform.get_parameters(**sample, normalisation=(np.array([0.0]), np.array([1.0])))
+    out = transform.apply(_copy(sample), **drawn)
+    core = out["segmentation"][0] == 2
+    lesion = drawn["lesions"].lesions[0]
+    factor = lesion.contrast[0].factor * lesion.parts[0].contrast[0].factor
+    assert core.any()
+    assert torch.allclose(out["image"][0][core], factor * sample["image"][0][core], atol=1e-5)
 
 
 def test_lesions_are_centred_where_the_crop_will_keep_them() -> None:
