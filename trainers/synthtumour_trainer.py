@@ -34,6 +34,7 @@ from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, Sample, samp
 from nnunet_synthtumour.trainers.lesions import Lesions
 from nnunet_synthtumour.trainers.progress import CurvesLogger
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
+from nnunet_synthtumour.trainers.rank_loss import of_this_rank_alone
 
 
 class _PatienceExhausted(Exception):
@@ -206,7 +207,9 @@ class SynthTumourTrainer(AveragingTrainer):
     # ------------------------------------------------------------------------------------------- validation
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {**super().validation_step(batch), "kind": batch["kind"], "digests": batch["digests"]}
+        with of_this_rank_alone(self.loss):  # ranks have different numbers of batches
+            found = super().validation_step(batch)
+        return {**found, "kind": batch["kind"], "digests": batch["digests"]}
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
         """Log the Dice that chooses the epoch as nnU-Net's own, and the other curves beside it."""

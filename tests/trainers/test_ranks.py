@@ -31,6 +31,7 @@ class OnCpu(SynthTumourTrainer):
         batch_size = self.batch_size
         super().initialize()
         self.is_ddp, self.batch_size = ranks, batch_size
+        self.loss = self._build_loss()  # the one that nnU-Net builds among ranks
 
 
 OnCpu.__name__ = "SynthTumourTrainer"
@@ -116,27 +117,29 @@ def _epoch(trainer: Any) -> dict[str, Any]:
     }
 
 
-def _rank(rank: int, world: int, toy: str, out: str, port: int) -> None:
+def _rank(rank: int, world: int, toy: str, out: str, port: int, configuration: str, patches: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
     np.random.seed(7)
-    found = _epoch(make_trainer(Path(toy), OnCpu, validation={"patches": 7, "affected": 1.0}))
+    found = _epoch(make_trainer(Path(toy), OnCpu, configuration, validation={"patches": patches, "affected": 1.0}))
     Path(out, f"{rank}.json").write_text(json.dumps(found), encoding="utf-8")
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize(("configuration", "patches"), [("3d_fullres", 7), ("2d", 5)])  # 2d: Dice over the batch
 def test_two_ranks_share_the_validation_set_and_agree_with_one_process(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Path, tmp_path: Path, configuration: str, patches: int
 ) -> None:
     from nnunetv2.run.run_training import find_free_network_port
 
     make_trainer(toy, SynthTumourTrainer).do_split()
-    mp.spawn(_rank, args=(2, str(toy), str(tmp_path), find_free_network_port()), nprocs=2)
+    port = find_free_network_port()
+    mp.spawn(_rank, args=(2, str(toy), str(tmp_path), port, configuration, patches), nprocs=2)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
-    alone = _epoch(make_trainer(toy, OnCpu, validation={"patches": 7, "affected": 1.0}))
+    alone = _epoch(make_trainer(toy, OnCpu, configuration, validation={"patches": patches, "affected": 1.0}))
 
-    assert len(alone["patches"]) == 14
+    assert len(alone["patches"]) == 2 * patches
     assert sorted(ranks[0]["patches"] + ranks[1]["patches"]) == alone["patches"]  # bit for bit
     for key in ("dice", "in_distribution"):
         # An untrained network has near-ties, which fall one way in a batch of one and the other in a batch of two.
