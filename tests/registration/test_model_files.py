@@ -36,6 +36,25 @@ def test_files_of_the_first_version_have_no_guide_and_are_read(tmp_path) -> None
     assert read.guide is None and torch.equal(read.head.weight, written.head.weight)
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_files_without_axis_order_direction_and_windows_are_read(tmp_path, version: int) -> None:
+    stored = Architecture("unet", *architecture(), spacing=(1.0, 1.0, 2.0))
+    new = ("transpose_forward", "direction", "moving_windows", "fixed_windows")
+    entries = {key: value for key, value in vars(stored).items() if key not in new}
+    torch.save({"version": version, **entries, "state_dict": stored.build().state_dict()}, tmp_path / FILE_NAME)
+    _, described = load_model(tmp_path)
+    assert described.spacing == (1.0, 1.0, 2.0)
+    assert all(getattr(described, name) is None for name in new)
+
+
+def test_the_frame_and_the_windows_come_back(tmp_path) -> None:
+    frame = {"transpose_forward": (2, 0, 1), "direction": (1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)}
+    windows = {"moving_windows": ((-900.0, 300.0), None), "fixed_windows": None}
+    stored = Architecture("unet", *architecture(), image_channels=2, **frame, **windows)
+    save_model(tmp_path, stored, stored.build())
+    assert load_model(tmp_path)[1] == stored
+
+
 def test_what_is_no_model_is_said_in_a_sentence(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"registration\.pth is missing\.$"):
         load_model(tmp_path)
