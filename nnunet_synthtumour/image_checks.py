@@ -136,3 +136,8 @@ def _labels(values: np.ndarray, known: frozenset[int] | None) -> str:
     if unknown:
         return f"holds label {unknown[0]}, which no --label declares; declare it or mend the file"
     return ""
+
+
+def same_direction(first: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Whether the axes of two images point the same way in space, as far as headers tell."""
+    return first is None or other is None or (len(first) == len(other) and _close(first, other, 10))

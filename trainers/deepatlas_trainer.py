@@ -233,7 +233,8 @@ class DeepAtlasTrainer(AveragingTrainer):
             self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
             regions=None, ignore_label=self.label_manager.ignore_label,
         )  # fmt: skip
-        return PairPatches(self.configuration_manager.patch_size, transforms)
+        stride = np.prod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
+        return PairPatches(self.configuration_manager.patch_size, transforms, stride)
 
     # ------------------------------------------------------------------------------------------------- train
 

@@ -15,11 +15,12 @@ from nnunet_synthtumour.trainers.host_patches import stack_targets
 
 class PairPatches:
     """Crops (at a random place) or pads to the patch; `transforms` are nnU-Net's for validation: labels as the loss
-    takes them, in all resolutions."""
+    takes them, in all resolutions; `stride` divides the sizes that the network takes."""
 
-    def __init__(self, patch_size: Sequence[int], transforms: Any) -> None:
+    def __init__(self, patch_size: Sequence[int], transforms: Any, stride: Sequence[int]) -> None:
         self.patch_size = tuple(int(n) for n in patch_size)
         self.transforms = transforms
+        self.stride = tuple(int(n) for n in stride)
 
     def batch(self, samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Any]:
         """`samples`: (image (C, X, Y, Z), labels (1, X, Y, Z)) on one device."""
@@ -35,7 +36,7 @@ class PairPatches:
         return self.transforms(image=image, segmentation=labels)
 
     def padded(self, image: Tensor) -> Tensor:
-        """A whole grid (B, C, X, Y, Z), padded at its far ends to what the network's strides divide."""
-        to = [max(-(-n // 32) * 32 if n > m else m, m) for n, m in zip(image.shape[2:], self.patch_size, strict=True)]
-        missing = [t - n for t, n in zip(to, image.shape[2:], strict=True)]
+        """A whole grid (B, C, X, Y, Z), padded at its far ends to the patch, or to what the network's strides divide."""
+        sizes = zip(image.shape[2:], self.patch_size, self.stride, strict=True)
+        missing = [max(-n % along, m - n) for n, m, along in sizes]
         return F.pad(image, [a for m in reversed(missing) for a in (0, m)]) if any(missing) else image

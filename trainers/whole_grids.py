@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.image_checks import same_direction
 from nnunet_synthtumour.registration.instance import normalised
 
 OUTSIDE = -1  # what nnU-Net writes into the segmentation where there is no image
@@ -59,7 +60,12 @@ def common_grid(
                 f"{cases[0]} {sides(first[0])} of {sides(first[1])} mm, "
                 "but registration needs all images on one grid; run 'synthtumour align' on the raw data set first."
             )
-    raw_shape, raw_spacing = first
+        if not same_direction(other[2], first[2]):
+            raise Refusal(
+                f"The axes of {case} point elsewhere than those of {cases[0]}, "
+                "but registration needs all images on one grid; run 'synthtumour align' on the raw data set first."
+            )
+    raw_shape, raw_spacing, _ = first
     shape = tuple(round(n * mm / to) for n, mm, to in zip(raw_shape, raw_spacing, spacing, strict=True))
     return Grid(raw_shape, shape)
 
@@ -153,9 +159,11 @@ class WholeCases:
 
 def _raw_grid(
     properties: dict[str, Any], transpose_forward: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[float, ...]]:  # fmt: skip
+) -> tuple[tuple[int, ...], tuple[float, ...], Sequence[float] | None]:  # fmt: skip
+    """Shape, spacing and, where the reader tells it, the direction of the raw image's axes."""
     shape = tuple(int(n) for n in properties["shape_before_cropping"])
-    return shape, tuple(float(properties["spacing"][i]) for i in transpose_forward)
+    direction = properties.get("sitk_stuff", {}).get("direction")
+    return shape, tuple(float(properties["spacing"][i]) for i in transpose_forward), direction
 
 
 def sides(values: Sequence[float]) -> str:

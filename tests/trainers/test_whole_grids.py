@@ -69,6 +69,11 @@ def test_images_without_a_common_grid_are_refused_in_one_sentence() -> None:
     box = (slice(0, 10), slice(0, 10), slice(0, 10))
     with pytest.raises(Refusal, match="synthtumour align"):
         common_grid({"a": _case(box)[2], "b": _case(box, spacing=1.2)[2]}, (1.0,) * 3, (0, 1, 2))
+    directions = [(1.0, 0.0, 0.0, 0.0, sign, 0.0, 0.0, 0.0, 1.0) for sign in (1.0, 1.0, -1.0)]
+    cases = {name: _case(box)[2] | {"sitk_stuff": {"direction": d}} for name, d in zip("abc", directions, strict=True)}
+    with pytest.raises(Refusal, match=r"axes of c point elsewhere than those of a, .*synthtumour align"):
+        common_grid(cases, (1.0,) * 3, (0, 1, 2))
+    assert common_grid({case: cases[case] for case in "ab"}, (1.0,) * 3, (0, 1, 2)).shape == SHAPE
 
 
 def test_what_registration_sees_is_dark_outside_whatever_normalisation_left_there() -> None:
