@@ -2,46 +2,80 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from nnunet_synthtumour.lesion_words import AROUND, part_of_name
 from nnunet_synthtumour.schema import SettingsError
 
 PARTS = ("whole", "core", "necrosis")
-WORDS = {
-    "necrosis": ("necro", "ncr", "cyst", "net"),
-    "core": ("enhanc", "core", "rim", "active"),
-    "whole": ("edema", "oedema", "whole", "infiltrat"),
-}
+
+Values = tuple[int, ...]
 
 
 def lesion_labels(labels: Mapping[str, Any], chosen: Mapping[str, str | int] | None = None) -> dict[str, int]:
     """Part -> label value for the `labels` of a `dataset.json`; `chosen` (part -> label name or value) goes first.
 
     `whole` is what surrounds the nested parts: the oedema where sub-regions are labelled. A single label is the whole.
+    Several labels whose names leave a doubt are refused: lesions with the wrong label train, and nobody sees it.
     """
-    foreground = {k: v for k, v in labels.items() if k not in ("background", "ignore")}
+    foreground = foreground_of(labels)
     if not foreground:
         raise SettingsError('dataset.json declares no label for a lesion; add one, for example "tumour": 1.')
     if chosen:
         return _chosen(foreground, chosen)
-    if any(isinstance(value, (list, tuple)) for value in foreground.values()):
-        return _from_regions({k: tuple(v) if isinstance(v, (list, tuple)) else (v,) for k, v in foreground.items()})
-    found = _from_names(foreground)
-    if "whole" not in found:
-        found["whole"] = next(iter(foreground.values()))
-    return {part: int(found[part]) for part in PARTS if part in found}
+    own = own_values(foreground)
+    if len(foreground) == 1:
+        return {"whole": next(iter(own.values()))}
+    found = _from_names(foreground, own)
+    unclear = [name for name in own if name not in found.values()]
+    if unclear or "whole" not in found:
+        example = found if "whole" in found else {"whole": (unclear or list(own))[0], **found}
+        raise SettingsError(
+            f"The names of the labels ({', '.join(foreground)}) do not say which part of a lesion each of them is; set "
+            f"lesion.parts, for example synthtumour settings -d ID --set 'lesion.parts={json.dumps(example)}' "
+            f"(the parts are {', '.join(PARTS)}; leave out labels that no lesion has)."
+        )
+    return {part: own[found[part]] for part in PARTS if part in found}
 
 
-def _chosen(foreground: Mapping[str, Any], chosen: Mapping[str, str | int]) -> dict[str, int]:
-    values = {value for v in foreground.values() for value in (v if isinstance(v, (list, tuple)) else [v])}
+def never_written(labels: Mapping[str, Any], mapping: Mapping[str, int]) -> list[str]:
+    """The names of the labels that no part of a lesion gets; of a region, none of its values."""
+    written = set(mapping.values())
+    return [name for name, values in foreground_of(labels).items() if not written & set(values)]
+
+
+def foreground_of(labels: Mapping[str, Any]) -> dict[str, Values]:
+    """Name -> label values, several for a region, without the background and the ignore label."""
+    return {
+        name: tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+        for name, value in labels.items()
+        if name not in ("background", "ignore")
+    }
+
+
+def own_values(foreground: Mapping[str, Values]) -> dict[str, int]:
+    """Name -> the first value that a label has beyond the regions within it; labels without one are left out."""
+    own = {}
+    for name, values in foreground.items():
+        within = {v for other in foreground.values() if set(other) < set(values) for v in other}
+        mine = [v for v in values if v not in within]
+        if mine:
+            own[name] = mine[0]
+    return own
+
+
+def _chosen(foreground: Mapping[str, Values], chosen: Mapping[str, str | int]) -> dict[str, int]:
+    own = own_values(foreground)
+    values = {value for of_label in foreground.values() for value in of_label}
     found = {}
     for part, label in chosen.items():
-        value: Any = foreground.get(label) if isinstance(label, str) else label
+        value = own.get(label) if isinstance(label, str) else label
         if part not in PARTS:
             raise SettingsError(f"lesion.parts.{part} is no part of a lesion; the parts are {', '.join(PARTS)}.")
         if value not in values:
-            names = ", ".join(f"{name} ({value})" for name, value in foreground.items())
+            names = ", ".join(f"{name} ({', '.join(map(str, of_label))})" for name, of_label in foreground.items())
             raise SettingsError(f"lesion.parts.{part} is {label!r}, but a label of the data set is needed: {names}.")
         found[part] = int(value)
     if "whole" not in found:
@@ -49,29 +83,19 @@ def _chosen(foreground: Mapping[str, Any], chosen: Mapping[str, str | int]) -> d
     return found
 
 
-def _from_names(foreground: Mapping[str, Any]) -> dict[str, int]:
-    """By the words in the names; a data set of one label has only a whole."""
-    if len(foreground) == 1:
-        return {"whole": next(iter(foreground.values()))}
-    found: dict[str, int] = {}
-    for name, value in foreground.items():
-        part = next((p for p, words in WORDS.items() if any(w in name.lower() for w in words)), None)
-        if part is not None:
-            found.setdefault(part, value)
-    return found
+def _from_names(foreground: Mapping[str, Values], own: Mapping[str, int]) -> dict[str, str]:
+    """Part -> label name, by the words in the names. Two names for one part are a doubt, and neither is taken.
 
-
-def _from_regions(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Nested regions, largest first. What a region has beyond the next smaller one is its own part; where the smallest
-    is the enhancing tumour (BraTS), it is the rim around the necrosis, not within it."""
-    ordered = sorted(regions.items(), key=lambda item: -len(item[1]))
-    own = []
-    for i, (name, values) in enumerate(ordered):
-        inner = ordered[i + 1][1] if i + 1 < len(ordered) else ()
-        mine = [v for v in values if v not in inner]
-        if mine:
-            own.append((name, int(mine[0])))
-    found = dict(zip(PARTS, (value for _, value in own), strict=False))
-    if len(own) >= 3 and any(word in own[2][0].lower() for word in ("enhanc", "et")):
-        found["core"], found["necrosis"] = found["necrosis"], found["core"]
-    return found
+    Next to an oedema, a tumour is what lies within it; and of a core within which the enhancing part is a region of its
+    own (BraTS), the rest is the necrosis, with the enhancing part around it.
+    """
+    said = {name: part_of_name(name) for name in own}
+    cores = [name for name, part in said.items() if part == "core"]
+    for outer in cores:
+        if any(set(foreground[inner]) < set(foreground[outer]) for inner in cores):
+            said[outer] = "necrosis"
+    if AROUND in said.values():
+        said = {name: "core" if part == "whole" else part for name, part in said.items()}
+    said = {name: "whole" if part == AROUND else part for name, part in said.items()}
+    parts = list(said.values())
+    return {part: name for name, part in said.items() if part is not None and parts.count(part) == 1}

@@ -6,8 +6,8 @@ A preset is a JSON file. It may extend another (`"extends": "glioma"`), in which
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,26 @@ class LesionModel:
     )
     appearance: AppearanceModel = setting(factory=AppearanceModel)
     distractors: DistractorModel = setting(factory=DistractorModel)
+
+    def drawn_parts(self) -> list[str]:
+        """The parts that lesions may have, outermost first; none lies in a part that is never there."""
+        drawn = ["whole"]
+        for name, part in self.parts.items():
+            if part.probability == 0:
+                break
+            drawn.append(name)
+        return drawn
+
+    def with_parts(self, names: Collection[str], least: float) -> LesionModel:
+        """The same model, but those of the parts `names` that it draws, and what is around them, are there with a chance of
+        at least `least`."""
+        drawn = self.drawn_parts()[1:]
+        last = max((i for i, name in enumerate(drawn) if name in names), default=-1)
+        parts = {
+            name: replace(part, probability=max(part.probability, least)) if i <= last else part
+            for i, (name, part) in enumerate(self.parts.items())
+        }
+        return replace(self, parts=parts)
 
     def contrast_of(self, part: str, channel: str) -> ContrastModel:
         """The contrast of a part in a channel, by the channel's usual name; none where the preset says nothing."""

@@ -19,8 +19,14 @@ from nnunet_synthtumour.settings import Settings
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 from nnunet_synthtumour.trainers.fixed_patches import SHIFTED, FixedPatch
 from nnunet_synthtumour.trainers.host_patches import whole_voxels
+from nnunet_synthtumour.trainers.lesion_checks import labels_in_words, other_preset, refuse_unwritten
 
 Sample = dict[str, Any]
+
+IN_PATCHES, IN_VOLUMES = (
+    0.5,
+    1.0,
+)  # least share of shifted lesions with each labelled part: dozens of patches, few volumes
 
 
 class Lesions:
@@ -30,20 +36,25 @@ class Lesions:
         self, settings: Settings, dataset_json: dict[str, Any], plans: PlansManager, configuration_name: str
     ) -> None:
         self.settings = settings
-        self.labels = lesion_labels(dataset_json["labels"], settings.lesion.parts)
+        self.dataset_labels = dataset_json["labels"]
+        self.labels = lesion_labels(self.dataset_labels, settings.lesion.parts)
         self.ignore_label = plans.get_label_manager(dataset_json).ignore_label
         names = dataset_json.get("channel_names") or dataset_json["modality"]
         self.channels = [names[key] for key in sorted(names, key=int)]
         self.spacing = tuple(plans.get_configuration(configuration_name).spacing)
         self.renormaliser = Renormaliser.of(plans.get_configuration(configuration_name))
         self.own = load_model(settings.lesion.preset, settings.lesion.overrides)
-        shift = settings.validation.shift
         # As in the paper, the shift is one of appearance: shapes and contrasts stay those that are trained on.
-        other = settings.validation.preset or ("metastases" if shift == "preset" else None)
-        self.other = load_model(other) if other and shift in ("paper", "preset") else self.own
+        other = other_preset(settings)
+        self.other = load_model(other) if other else self.own
+        refuse_unwritten(self.dataset_labels, self.labels, settings, self.own, self.other)
         self._of_case = {
             case: normalisation(settings, plans.plans, configuration_name, case) for case in settings.roles
         }
+
+    def describe(self) -> list[str]:
+        """Lines for the log: who gets which label."""
+        return [labels_in_words(self.dataset_labels, self.labels, self.own)]
 
     def transform(
         self, model: LesionModel, probability: float, region: Sequence[int] | None, spacing: Sequence[float],
@@ -60,21 +71,25 @@ class Lesions:
         """Grows the lesion of a patch of the fixed set: of the training's own kind, or of the shifted kind."""
         return _InFixedPatch(
             own=self.transform(self.own, 1.0, patch_size, self.spacing),
-            shifted=self._shifted(patch_size, self.spacing),
+            shifted=self._shifted(patch_size, self.spacing, IN_PATCHES),
             none=self.transform(self.own, 0.0, patch_size, self.spacing),
             noise=self.settings.validation.noise if self.settings.validation.shift == "noise" else None,
             of_case=self._of_case,
             renormaliser=self.renormaliser,
         )
 
-    def _shifted(self, patch_size: Sequence[int] | None, spacing: Sequence[float]) -> GrowLesion:
-        return self.transform(self.other, 1.0, patch_size, spacing, self.settings.validation.shift == "paper")
+    def _shifted(self, patch_size: Sequence[int] | None, spacing: Sequence[float], least: float) -> GrowLesion:
+        """`least`: how often, at least, a part with a label of its own is there. A class without reference scores 0 as
+        soon as one voxel of it is predicted, and not at all otherwise."""
+        labelled = [part for part, value in self.labels.items() if value != self.labels["whole"]]
+        model = self.other.with_parts(labelled, least)
+        return self.transform(model, 1.0, patch_size, spacing, self.settings.validation.shift == "paper")
 
     def in_volume(
         self, case: str, data: np.ndarray, seg: np.ndarray, spacing: Sequence[float]
     ) -> tuple[np.ndarray, np.ndarray]:
         """A whole preprocessed case (C, X, Y, Z) and (1, X, Y, Z) with one lesion of the shifted kind."""
-        image, labels, _ = grow_in_volume(self._shifted(None, spacing), data, seg, self._of_case.get(case))
+        image, labels, _ = grow_in_volume(self._shifted(None, spacing, IN_VOLUMES), data, seg, self._of_case.get(case))
         before = self.renormaliser.sums(torch.from_numpy(np.array(data, dtype=np.float32)))
         self.renormaliser.apply(torch.from_numpy(image), before, whole_voxels(seg))
         if self.settings.validation.shift == "noise":

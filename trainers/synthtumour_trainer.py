@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_synthtumour.chosen_epoch import AS_GOOD, is_chosen
-from nnunet_synthtumour.errors import Refusal, Unsupported
+from nnunet_synthtumour.errors import Refusal, Unsupported, UserError
 from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.case_splits import Split, restrict
@@ -71,7 +71,10 @@ class SynthTumourTrainer(AveragingTrainer):
             " and ".join(self.CHOOSING), {key: kind for kind, key in self.BESIDE.items()},
             self.logger.local_logger.verbose,
         )  # fmt: skip
-        self.lesions = Lesions(self.settings, self.dataset_json, self.plans_manager, self.configuration_name)
+        try:
+            self.lesions = Lesions(self.settings, self.dataset_json, self.plans_manager, self.configuration_name)
+        except UserError as error:
+            raise Refusal(str(error)) from error
         self._split: Split | None = None
 
     def _refuse_what_cannot_work(self) -> None:
@@ -90,6 +93,11 @@ class SynthTumourTrainer(AveragingTrainer):
         if self.settings.training.seed is not None:
             torch.manual_seed(self.settings.training.seed)
         super().initialize()
+
+    def on_train_start(self) -> None:
+        for line in self.lesions.describe():
+            self.print_to_log_file(line)
+        super().on_train_start()
 
     # ------------------------------------------------------------------------------------------------ data
 
