@@ -48,14 +48,14 @@ class Scene:
     @staticmethod
     def of(image: torch.Tensor, seg: torch.Tensor, ignore_label: int, spacing: Sequence[float],
            normalisation: Any = None) -> Scene:  # fmt: skip
-        """`normalisation` is (mean (C,), std (C,)) of the raw image, or None."""
+        """`normalisation` is (mean (C,), std (C,)) of the raw image, or None; a mean of NaN is unknown."""
         channels = image.shape[0]
         zeros: tuple[float | None, ...] = (None,) * channels
         units = (1.0,) * channels
         if normalisation is not None:
             mean, std = (np.asarray(v, dtype=float).reshape(-1) for v in normalisation)
             units = tuple(float(max(s, 1e-8)) for s in std)
-            zeros = tuple(float(-m / s) for m, s in zip(mean, units, strict=True))
+            zeros = tuple(None if np.isnan(m) else float(-m / s) for m, s in zip(mean, units, strict=True))
         return Scene(image, seg, int(ignore_label), tuple(float(mm) for mm in spacing), zeros, units)
 
     def zero(self, channel: int, box: tuple[slice, ...], host: torch.Tensor) -> float:

@@ -98,7 +98,7 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     parameters = growth.out / "parameters" / f"{name}.json"
     if parameters.is_file():
         return name
-    images, host, normalisation = load_raw(
+    images, host, _, arbitrary = load_raw(
         growth.images[which], growth.channels, growth.hosts[which] if growth.hosts else None
     )
     spacing = images[0].GetSpacing()[::-1]
@@ -109,10 +109,8 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     )
     np.random.seed(np.random.SeedSequence([growth.seed, k]).generate_state(1)[0])
     # The formulas are homogeneous: raw images are normalised ones with mean 0 and deviation 1, and the result is raw.
-    mean, std = normalisation
-    grown, label, drawn = grow_in_volume(
-        transform, raw, np.where(host, IGNORE, 0)[None], (np.zeros_like(mean), np.ones_like(std))
-    )
+    of_raw = np.where(arbitrary, np.nan, 0.0), np.ones(len(raw))
+    grown, label, drawn = grow_in_volume(transform, raw, np.where(host, IGNORE, 0)[None], of_raw)
     for channel, (image, array) in enumerate(zip(images, grown, strict=True)):
         _write_like(image, array, growth.out / "imagesTr" / f"{name}_{channel:04d}.nii.gz", image.GetPixelID())
     _write_like(images[0], label[0].astype(np.uint8), growth.out / "labelsTr" / f"{name}.nii.gz", sitk.sitkUInt8)
@@ -132,8 +130,9 @@ def check_images(cases: Sequence[tuple[Sequence[Path], Path | None]]) -> None:
 
 def load_raw(
     files: Sequence[Path], channels: Sequence[str], host_file: Path | None
-) -> tuple[list[sitk.Image], np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """The images of one case, its host (Z, Y, X), and the (mean, std) that nnU-Net's normalisation would use."""
+) -> tuple[list[sitk.Image], np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """The images of one case, its host (Z, Y, X), the (mean, std) that nnU-Net's normalisation would use, and in which
+    channels the raw zero is arbitrary (C,)."""
     images = [read_image(file) for file in files]
     arrays = [sitk.GetArrayFromImage(image).astype(np.float32) for image in images]
     mask = None if host_file is None else sitk.GetArrayFromImage(read_image(host_file))
@@ -143,7 +142,8 @@ def load_raw(
         stack, seg = stack[:, None], seg[None]
     cropped, seg, relative = crop(stack, seg)
     maps = recorded(cropped, seg, channels)[str(uses_mask([relative]))]
-    return images, host, (np.array(maps["mean"]), np.array(maps["std"]))
+    arbitrary = np.isin(np.arange(len(images)), maps.get("arbitrary_zero", []))
+    return images, host, (np.array(maps["mean"]), np.array(maps["std"])), arbitrary
 
 
 def _write_like(like: sitk.Image, array: np.ndarray, file: Path, pixel_type: int) -> None:

@@ -99,7 +99,7 @@ def scene_of_images(
 ) -> Scene:
     """From one image (its channels), without any data set: normalised as nnU-Net would, patch = the whole image."""
     check_images([(files, host)])
-    images, inside, (mean, std) = load_raw(files, channels, host)
+    images, inside, (mean, std), arbitrary = load_raw(files, channels, host)
     import SimpleITK as sitk
 
     raw = np.stack([sitk.GetArrayFromImage(image).astype(np.float32) for image in images])
@@ -112,7 +112,7 @@ def scene_of_images(
     spacing = tuple(images[0].GetSpacing()[::-1])
     model: LesionModel = load_model(preset, overrides)
     grow = GrowLesion(model, {"whole": 1, "core": 2, "necrosis": 3}, spacing, IGNORE, channels, 1.0)
-    source = Source(files[0].name, x.astype(np.float32), seg, (mean, std))
+    source = Source(files[0].name, x.astype(np.float32), seg, (np.where(arbitrary, np.nan, mean), std))
     return Scene((source,), grow, tuple(seg.shape[1:]), tuple(channels), spacing, (True,) * len(channels))
 
 

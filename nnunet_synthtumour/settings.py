@@ -24,6 +24,7 @@ class Intensity:
 
     mean: tuple[float, ...] = setting(doc="one number per channel")
     std: tuple[float, ...] = setting(low=0.0, doc="one number per channel")
+    arbitrary_zero: tuple[int, ...] = setting((), low=0, doc="channels whose raw zero is some grey of the tissue")
 
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std):

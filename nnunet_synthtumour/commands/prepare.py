@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
+    from nnunet_synthtumour.intensities import about_arbitrary_zeros
     from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.settings import settings_of
 
@@ -77,6 +78,9 @@ def run(args: argparse.Namespace) -> None:
             f"The host of {len(guessed)} cases is a guess (bright foreground), because they have a background and no mask; "
             "look at labelsTr, or give --host-masks."
         )
+    about_zeros = about_arbitrary_zeros(settings, args.channel)
+    if about_zeros:
+        print(about_zeros)
     print(f"next: {_next_command(args.d, target)}")
 
 
