@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,10 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.planners.coarsening import coarsened
 from nnunet_synthtumour.planners.named_plans import NamedPlans
 from nnunet_synthtumour.planners.small_planner import SmallPlanner
+from nnunet_synthtumour.planners.whole_patch import WholePatch, feature_map_budget, whole_patch
 
 
 class WholeGrid(NamedPlans):
@@ -19,15 +24,53 @@ class WholeGrid(NamedPlans):
     def get_plans_for_configuration(
         self, spacing: Any, median_shape: Any, data_identifier: str, approximate_n_voxels_dataset: float, _cache: Any
     ) -> dict[str, Any]:
-        if len(spacing) == 3:
-            raw_shape, raw_spacing = self.common_raw_grid()
-            transpose = self.determine_transpose()[0]
-            here = compute_new_shape(raw_shape[transpose], raw_spacing[transpose], spacing)
-            approximate_n_voxels_dataset *= float(np.prod(here) / np.prod(median_shape))
-            median_shape = np.array(here, dtype=float)
-        return super().get_plans_for_configuration(
-            spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
+        if len(spacing) != 3:
+            return super().get_plans_for_configuration(
+                spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
+            )
+        grid = self.grid_at(spacing, self.determine_transpose()[0])
+        approximate_n_voxels_dataset *= float(np.prod(grid) / np.prod(median_shape))
+        plan = super().get_plans_for_configuration(
+            spacing, grid.astype(float), data_identifier, approximate_n_voxels_dataset, _cache
         )
+        return plan | self._whole_instead_of(plan, grid)
+
+    def grid_at(self, spacing: Any, transpose: Sequence[int] = (0, 1, 2)) -> np.ndarray:
+        """Voxels of the common grid at a spacing in mm, whose axes are transposed so."""
+        raw_shape, raw_spacing = self._raw_grid
+        axes = list(transpose)
+        return np.array(compute_new_shape(raw_shape[axes], raw_spacing[axes], spacing))
+
+    def whole_patch(self, spacing: Any, grid: np.ndarray) -> WholePatch:
+        """The whole grid as a patch, whether it fits or not."""
+        return whole_patch(self, self._any_architecture, list(spacing), grid.tolist(), self._estimates)
+
+    def _whole_instead_of(self, plan: dict[str, Any], grid: np.ndarray) -> dict[str, Any]:
+        """What changes where nnU-Net's patch is smaller than a grid that fits, for nnU-Net looks at 256^3 voxels at most and
+        counts the ignore label as an output."""
+        if (np.array(plan["patch_size"]) >= grid).all():
+            return {}
+        whole = self.whole_patch(plan["spacing"], grid)
+        batch_size = min(whole.batch_size(self), plan["batch_size"])
+        if batch_size < self.UNet_min_batch_size:
+            return {}
+        return {"patch_size": whole.patch_size, "architecture": whole.architecture, "batch_size": batch_size}
+
+    @cached_property
+    def _raw_grid(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.common_raw_grid()
+
+    @cached_property
+    def _any_architecture(self) -> dict[str, Any]:
+        """The plan of a small patch that fits in any case, for what does not depend on the patch."""
+        roomy, small = copy(self), np.full(3, 32.0)
+        roomy.UNet_vram_target_GB = self.UNet_reference_val_corresp_GB
+        plan = super(WholeGrid, roomy).get_plans_for_configuration(np.ones(3), small, "", float(small.prod()), {})
+        return dict(plan["architecture"])
+
+    @cached_property
+    def _estimates(self) -> dict[Any, float]:
+        return {}
 
     def common_raw_grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Shape and spacing (mm) that all raw images share, axes as nnU-Net reads them; raises `Refusal` if they do not."""
@@ -52,7 +95,11 @@ class WholeGrid(NamedPlans):
 
 
 class DeepAtlasPlanner(WholeGrid):
-    """nnU-Net's planner with half of the memory, because two networks of this size are trained together."""
+    """nnU-Net's planner with half of the memory for its batch, and half for whole grids that are registered.
+
+    The spacing is made coarser until the whole grid fits as the patch; with `-overwrite_target_spacing` it is the user's,
+    and the patch shrinks instead.
+    """
 
     PLANS_NAME = "nnUNetDeepAtlasPlans"
 
@@ -61,6 +108,19 @@ class DeepAtlasPlanner(WholeGrid):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.UNet_vram_target_GB /= 2
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """nnU-Net's spacing in mm, made coarser, finest axes first, until nnU-Net's least batch of whole grids fits."""
+        spacing = np.array(super().determine_fullres_target_spacing(), dtype=float)
+        if self.overwrite_target_spacing is not None or not self._are_volumes():
+            return spacing
+        return coarsened(spacing, self.grid_at, self._fits)
+
+    def _fits(self, spacing: np.ndarray) -> bool:
+        return self.whole_patch(spacing, self.grid_at(spacing)).feature_maps <= feature_map_budget(self)
+
+    def _are_volumes(self) -> bool:
+        return bool((np.median(self.dataset_fingerprint["shapes_after_crop"], 0) > 1).all())
 
 
 class DeepAtlasSmallPlanner(WholeGrid, SmallPlanner):

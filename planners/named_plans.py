@@ -1,14 +1,20 @@
-"""The base of our planners: nnU-Net's, with a name of its own for the plans."""
+"""The base of our planners: nnU-Net's, with a name of its own for the plans and CT statistics of known foreground."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+from nnunet_synthtumour.planners.known_statistics import without_unlabelled
 
 
 class NamedPlans(ExperimentPlanner):
     """`plans_name` is the planner's own name for its plans unless another is given; the rest is nnU-Net's signature."""
 
     PLANS_NAME: str
+
+    dataset_fingerprint: dict[str, Any]
 
     def __init__(
         self,
@@ -27,3 +33,8 @@ class NamedPlans(ExperimentPlanner):
             overwrite_target_spacing,
             suppress_transpose,
         )
+
+    def plan_experiment(self) -> dict[str, Any]:
+        """nnU-Net's plans; unlabelled images have no say in how CT is normalised (`known_statistics`)."""
+        self.dataset_fingerprint = without_unlabelled(self.dataset_name, self.dataset_json, self.dataset_fingerprint)
+        return dict(super().plan_experiment())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
+from nnunet_synthtumour.planners.coarsening import coarsened
 from nnunet_synthtumour.planners.named_plans import NamedPlans
 
 
@@ -35,11 +36,9 @@ class SmallPlanner(NamedPlans):
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """nnU-Net's spacing in mm, made coarser, finest axes first, until the median case fits into one patch."""
         spacing = np.array(super().determine_fullres_target_spacing(), dtype=float)
-        if self.overwrite_target_spacing is None:
-            while np.prod(self._median_shape(spacing)) > self.VOXEL_BUDGET:
-                can_shrink = self._median_shape(spacing) > 1
-                spacing[can_shrink & (spacing <= spacing[can_shrink].min() * 1.02)] *= 1.02
-        return spacing
+        if self.overwrite_target_spacing is not None:
+            return spacing
+        return coarsened(spacing, self._median_shape, lambda mm: np.prod(self._median_shape(mm)) <= self.VOXEL_BUDGET)
 
     def get_plans_for_configuration(self, spacing: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """nnU-Net's plan; in 3D the batch is 2 also where a small patch would leave room for more."""

@@ -6,6 +6,7 @@ import pytest
 
 from nnunet_synthtumour.planners.deepatlas_planner import DeepAtlasPlanner, DeepAtlasSmallPlanner
 from nnunet_synthtumour.planners.small_planner import SmallPlanner
+from nnunet_synthtumour.planners.synthtumour_planner import SynthTumourPlanner
 from tests.toy_dataset import NAME
 
 
@@ -13,6 +14,7 @@ from tests.toy_dataset import NAME
     ("planner", "own", "memory"),
     [
         (SmallPlanner, "nnUNetSmallPlans", 10),
+        (SynthTumourPlanner, "nnUNetSynthTumourPlans", 10),
         (DeepAtlasPlanner, "nnUNetDeepAtlasPlans", 5),
         (DeepAtlasSmallPlanner, "nnUNetDeepAtlasSmallPlans", 10),
     ],

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +5,7 @@ import numpy as np
 import pytest
 
 from nnunet_synthtumour.planners.small_planner import SmallPlanner, TinyPlanner
+from tests.planners.forged_dataset import forge
 
 
 def _plan(
@@ -16,26 +16,7 @@ def _plan(
     **kwargs: Any,
 ) -> dict[str, Any]:
     """Plan a data set of three equal cases of which only the fingerprint exists."""
-    raw, preprocessed = folders["nnUNet_raw"] / "Dataset001_Toy", folders["nnUNet_preprocessed"] / "Dataset001_Toy"
-    raw.mkdir()
-    preprocessed.mkdir()
-    names = {
-        "channel_names": {"0": "FLAIR"},
-        "labels": {"background": 0, "tumour": 1, "ignore": 2},
-        "numTraining": 3,
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "SimpleITKIO",
-        "dataset": {name: {"images": [f"{name}_0000.nii.gz"], "label": f"{name}.nii.gz"} for name in "abc"},
-    }
-    (raw / "dataset.json").write_text(json.dumps(names), encoding="utf-8")
-    statistics = {"mean": 1.0, "std": 1.0, "median": 1.0, "min": 0.0, "max": 2.0, "percentile_00_5": 0.0}
-    fingerprint = {
-        "spacings": [list(spacing)] * 3,
-        "shapes_after_crop": [list(shape)] * 3,
-        "median_relative_size_after_cropping": 0.6,
-        "foreground_intensity_properties_per_channel": {"0": statistics | {"percentile_99_5": 2.0}},
-    }
-    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint), encoding="utf-8")
+    forge(folders, shape, spacing)
     return planner(1, **kwargs).plan_experiment()
 
 

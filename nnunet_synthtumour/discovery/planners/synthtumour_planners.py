@@ -1,6 +1,7 @@
 """The planners of nnunet-synthtumour, each imported when nnU-Net asks for it by name."""
 
 PLANNERS = {
+    "SynthTumourPlanner": "nnunet_synthtumour.planners.synthtumour_planner",
     "SmallPlanner": "nnunet_synthtumour.planners.small_planner",
     "TinyPlanner": "nnunet_synthtumour.planners.small_planner",
     "DeepAtlasPlanner": "nnunet_synthtumour.planners.deepatlas_planner",
