@@ -22,7 +22,11 @@ SHADING = 0.25  # contrast of an uneven coil, as a share of what is drawn for th
 
 
 def distract(scene: Scene, it: Distractor) -> None:
-    """Brighten or darken the image; labels, and real lesions if there are any, are left alone."""
+    """Brighten or darken the image; labels, and real lesions if there are any, are left alone.
+
+    A leftover turns nnU-Net's -1 (outside of the image) into background: what was not stripped away is in the image, and
+    nnU-Net, which blanks what is not, must not blank it.
+    """
     reach = it.radius_mm * (2.2 if it.kind == "shading" else 1.0) if it.kind != "spot" else it.depth_mm + 1
     box = tuple(
         slice(int(max(0, c - reach / mm - 1)), int(min(n, c + reach / mm + 2)))
@@ -38,6 +42,7 @@ def distract(scene: Scene, it: Distractor) -> None:
     weight = lattice.to_voxels(_pattern(scene, it, box, lattice, host)).clamp(0, 1)
     if it.kind == "leftover":
         weight = weight.mul_(labels <= 0)
+        labels.masked_fill_((weight > 0).logical_and_(labels < 0), 0)
     else:
         weight = weight.mul_(host)
     for channel in range(scene.image.shape[0]):

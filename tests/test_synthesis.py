@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -67,7 +68,8 @@ def test_other_labels_and_the_outside_are_left_alone() -> None:
     sample = _sample()
     sample["segmentation"][0, :10] = -1
     sample["segmentation"][0, 30:] = 5
-    out = _transform(overrides={"shape": {"volume_ml": [100, 100]}})(**_copy(sample))
+    overrides = {"shape": {"volume_ml": [100, 100]}, "distractors": {"probability": 0.0}}
+    out = _transform(overrides=overrides)(**_copy(sample))
     assert (out["segmentation"][0, :10] == -1).all()
     assert (out["segmentation"][0, 30:] == 5).all()
     assert (out["segmentation"][0, 10:30] == 1).any()
@@ -94,6 +96,27 @@ def test_distractors_change_the_image_and_no_label(kind: str) -> None:
         assert torch.isfinite(out["image"]).all()
     assert changed.any()
     assert not (changed & (inside if kind == "leftover" else ~inside)).any()
+
+
+def test_leftovers_of_a_stripped_image_outlast_nnunets_mask() -> None:
+    inside = torch.zeros(40, 44, 36, dtype=torch.bool)
+    inside[8:32, 8:36, 8:28] = True
+    sample = _sample(host=inside)
+    sample["segmentation"][0, ~inside] = -1
+    sample["image"] = torch.where(inside, sample["image"], 0.0)
+    leftovers = {"probability": 1.0, "kinds": {"leftover": 1.0}}
+    transform = _transform(probability=0.0, overrides={"distractors": leftovers})
+    mask = MaskImageTransform([0], channel_idx_in_seg=0, set_outside_to=0)
+    found = 0
+    np.random.seed(0)
+    for _ in range(5):
+        out = transform(**_copy(sample))
+        changed = out["image"][0] != sample["image"][0]
+        assert not (changed & inside).any()
+        assert ((out["segmentation"][0] == 0) == (changed | inside)).all()
+        assert torch.equal(mask(**_copy(out))["image"], out["image"])
+        found += int(changed.sum())
+    assert found
 
 
 def test_shifted_lesions_of_ct_are_visible() -> None:
