@@ -18,6 +18,7 @@ from nnunet_synthtumour import drawing
 from nnunet_synthtumour.distractors import distract
 from nnunet_synthtumour.drawing import Distractor, Lesion, LesionParameters
 from nnunet_synthtumour.growth import Scene, grow_lesion
+from nnunet_synthtumour.host_room import fitted
 from nnunet_synthtumour.lesion_model import LesionModel
 from nnunet_synthtumour.placement import Places
 
@@ -26,9 +27,10 @@ class GrowLesion(BasicTransform):
     """Grow lesions in the host of a healthy patch.
 
     Called with `image` (C, X, Y[, Z]) float32, normalised, and `segmentation` (S, X, Y[, Z]) int16 whose first channel
-    carries `ignore_label` in the host; optionally with `normalisation`, (mean (C,), std (C,)) of the raw image, and
-    `inside`, the part of the patch (slices) that is not padding. Both tensors are changed in place. A patch without host
-    comes back as it is.
+    carries `ignore_label` in the host; optionally with `normalisation`, (mean (C,), std (C,)) of the raw image, `inside`,
+    the part of the patch (slices) that is not padding, and `host_voxels`, how many voxels the whole host has where a 3D
+    patch shows a part of it. Both tensors are changed in place. A patch without host comes back as it is. Lesions take at
+    most half of the host (`host_room.py`).
 
     `labels` says which value each part of a lesion writes: `{"whole": 1}`, or with `core` and `necrosis` their own. Parts
     without a value keep that of the part around them. `region` is the part of the patch (slices) in which lesions are
@@ -56,6 +58,12 @@ class GrowLesion(BasicTransform):
         self.region_shape = None if region_shape is None else tuple(int(n) for n in region_shape)
         self.shifted = shifted
 
+    def in_plane(self) -> GrowLesion:
+        """The same without the first axis."""
+        region = None if self.region_shape is None else self.region_shape[1:]
+        return GrowLesion(self.model, self.labels, self.spacing[1:], self.ignore_label, self.channels, self.probability,
+                          region, self.shifted)  # fmt: skip
+
     # ------------------------------------------------------------------------------------------------- draw
 
     def get_parameters(self, **data: Any) -> dict[str, Any]:
@@ -64,7 +72,7 @@ class GrowLesion(BasicTransform):
         lesions: list[Lesion] = []
         distractors: list[Distractor] = []
         if drawing.chance(self.probability):
-            lesions = self._draw_lesions(places)
+            lesions = self._fitted(self._draw_lesions(places), data)
         if drawing.chance(self.model.distractors.probability):
             distractors = self._draw_distractors(places)
         return {
@@ -83,6 +91,11 @@ class GrowLesion(BasicTransform):
             lesion = drawing.draw_lesion(self.model, self.channels, centre, drawing.draw_volume_ml(shape))
             lesions += [lesion, *drawing.draw_satellites(self.model, self.channels, lesion, self.spacing)]
         return lesions
+
+    def _fitted(self, lesions: list[Lesion], data: dict[str, Any]) -> list[Lesion]:
+        seg = data["segmentation"][0]
+        of_case = data.get("host_voxels") if seg.ndim == 3 else None  # of a slice, the slice's own host counts
+        return fitted(lesions, seg, self.ignore_label, self.spacing, of_case)
 
     def _draw_distractors(self, places: Places) -> list[Distractor]:
         model, found = self.model.distractors, []
@@ -122,9 +135,16 @@ def host_to_background(seg: torch.Tensor, ignore_label: int) -> None:
 
 def grow_in_volume(transform: GrowLesion, image: np.ndarray, seg: np.ndarray, normalisation: Any = None
                    ) -> tuple[np.ndarray, np.ndarray, LesionParameters]:  # fmt: skip
-    """Draw and grow in a whole volume (C, X, Y, Z) with its segmentation (1, X, Y, Z); the inputs stay as they are."""
+    """Draw and grow in a whole volume (C, X, Y, Z) with its segmentation (1, X, Y, Z); the inputs stay as they are.
+
+    A single slice (X = 1) is the 2D image that it is: nnU-Net gives it a thickness of 999 mm, and a lesion of that depth
+    would be a few pixels wide.
+    """
+    if image.ndim == 4 and image.shape[1] == 1 and len(transform.spacing) == 3:
+        grown, label, drawn = grow_in_volume(transform.in_plane(), image[:, 0], seg[:, 0], normalisation)
+        return grown[:, None], label[:, None], drawn
     sample = {"image": torch.from_numpy(np.array(image, dtype=np.float32)),
               "segmentation": torch.from_numpy(np.array(seg, dtype=np.int16)), "normalisation": normalisation}  # fmt: skip
-    drawn = transform.get_parameters(**sample)
-    grown = transform.apply(sample, **drawn)
-    return grown["image"].numpy(), grown["segmentation"].numpy(), drawn["lesions"]
+    parameters = transform.get_parameters(**sample)
+    done = transform.apply(sample, **parameters)
+    return done["image"].numpy(), done["segmentation"].numpy(), parameters["lesions"]

@@ -27,7 +27,7 @@ class HostPatchLoader(nnUNetDataLoader):
         super().__init__(*args, **kwargs)
         self.healthy = healthy
         self.ignore_label = ignore_label
-        self._hosts: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float]]] = {}
+        self._hosts: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, float], float]] = {}
 
     def padding(self) -> int:
         """What a segmentation has outside of the case; nnU-Net's value."""
@@ -37,12 +37,12 @@ class HostPatchLoader(nnUNetDataLoader):
         """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws.
 
         Healthy cases: in the host, or anywhere; they come with `host_box` and `raw_corner`, which say where the patch
-        lies (`donor_placement.Landing`), with `inside`, the slices that are not padding, and with `whole_voxels`
-        (`Renormaliser.apply`). Other cases: where nnU-Net's own rule says.
+        lies (`donor_placement.Landing`), with `inside`, the slices that are not padding, with `whole_voxels`
+        (`Renormaliser.apply`), and with `host_voxels` (`host_room.fitted`). Other cases: where nnU-Net's own rule says.
         """
         data, seg, _, properties = self._data.load_case(case)
         if case in self.healthy:
-            voxels, host_box, whole_voxels = self._host_of(case, seg)
+            voxels, host_box, whole_voxels, host_voxels = self._host_of(case, seg)
             locations = {HOST: voxels} if in_host else {}
             lower, upper = self.get_bbox(data.shape[1:], True, locations)
         else:
@@ -61,12 +61,13 @@ class HostPatchLoader(nnUNetDataLoader):
             corner = np.array(lower, dtype=float)
             patch["host_box"] = host_box - corner[:, None]
             patch["whole_voxels"] = whole_voxels
+            patch["host_voxels"] = host_voxels
             patch["raw_corner"] = raw_corner(properties, data.shape[1:]) - corner
         return patch
 
-    def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
-        """Up to `KEPT` voxels (0, x, y, z) of the host, its box ((low, high) per axis), and the voxels of the case and of
-        its nonzero mask; found once per case and process.
+    def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float]:
+        """Up to `KEPT` voxels (0, x, y, z) of the host, its box ((low, high) per axis), the voxels of the case and of its
+        nonzero mask, and those of the host; found once per case and process.
 
         Drawn with a generator of their own, so that who looks first does not change what is drawn later.
         """
@@ -81,7 +82,8 @@ class HostPatchLoader(nnUNetDataLoader):
                 inside = np.sort(generator.choice(inside, KEPT, replace=False))
             box = box_of_label(volume[0], self.ignore_label)
             here = np.stack(np.unravel_index(inside, volume.shape), 1)
-            self._hosts[case] = here, box, whole_voxels(volume)
+            host_voxels = float(np.count_nonzero(volume == self.ignore_label))
+            self._hosts[case] = here, box, whole_voxels(volume), host_voxels
         return self._hosts[case]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from nnunet_synthtumour.host_room import MOST_OF_HOST
 from nnunet_synthtumour.lesion_labels import foreground_of, never_written, own_values
 from nnunet_synthtumour.lesion_model import LesionModel
 from nnunet_synthtumour.schema import SettingsError
@@ -64,3 +67,17 @@ def labels_in_words(labels: Mapping[str, Any], mapping: Mapping[str, int], model
     parts = ", ".join(f"{part} -> {names.get(mapping[part], 'label')} ({mapping[part]})" for part in drawn)
     left = unwritten(labels, mapping, model)
     return f"Lesions ({model.name}): {parts}" + (f"; labels that no lesion gets: {', '.join(left)}" if left else "")
+
+
+def small_hosts_in_words(hosts_ml: Sequence[float], model: LesionModel) -> str | None:
+    """A warning for the log where half of the hosts are too small for the smallest lesion of a model."""
+    median = float(np.median(hosts_ml)) if len(hosts_ml) else np.inf
+    least = model.shape.volume_ml[0]
+    if least <= MOST_OF_HOST * median:
+        return None
+    example = {"shape": {"volume_ml": [float(f"{median * share:.1g}") for share in (0.01, 0.4)]}}
+    return (
+        f"WARNING: hosts have {median:.3g} ml (median of {len(hosts_ml)}), lesions of the preset '{model.name}' at least "
+        f"{least:g} ml: they are cut down to {MOST_OF_HOST:.0%} of the host, all to the same share; set their size, for "
+        f"example synthtumour settings -d ID --set 'lesion.overrides={json.dumps(example)}'."
+    )

@@ -19,7 +19,12 @@ from nnunet_synthtumour.settings import Settings
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 from nnunet_synthtumour.trainers.fixed_patches import SHIFTED, FixedPatch
 from nnunet_synthtumour.trainers.host_patches import whole_voxels
-from nnunet_synthtumour.trainers.lesion_checks import labels_in_words, other_preset, refuse_unwritten
+from nnunet_synthtumour.trainers.lesion_checks import (
+    labels_in_words,
+    other_preset,
+    refuse_unwritten,
+    small_hosts_in_words,
+)
 
 Sample = dict[str, Any]
 
@@ -52,9 +57,10 @@ class Lesions:
             case: normalisation(settings, plans.plans, configuration_name, case) for case in settings.roles
         }
 
-    def describe(self) -> list[str]:
-        """Lines for the log: who gets which label."""
-        return [labels_in_words(self.dataset_labels, self.labels, self.own)]
+    def describe(self, hosts_ml: Sequence[float] = ()) -> list[str]:
+        """Lines for the log: which part gets which label, and whether hosts (of that many ml) are too small."""
+        warning = small_hosts_in_words(hosts_ml, self.own)
+        return [labels_in_words(self.dataset_labels, self.labels, self.own), *([warning] if warning else [])]
 
     def transform(
         self, model: LesionModel, probability: float, region: Sequence[int] | None, spacing: Sequence[float],

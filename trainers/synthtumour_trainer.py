@@ -36,6 +36,8 @@ from nnunet_synthtumour.trainers.progress import CurvesLogger
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
 from nnunet_synthtumour.trainers.rank_loss import of_this_rank_alone
 
+LOOKED_AT = 9  # hosts whose volume is compared with the lesions'
+
 
 class _PatienceExhausted(Exception):
     """Leaves nnU-Net's epoch loop, which has no other early exit."""
@@ -95,9 +97,21 @@ class SynthTumourTrainer(AveragingTrainer):
         super().initialize()
 
     def on_train_start(self) -> None:
-        for line in self.lesions.describe():
+        for line in self.lesions.describe(self.hosts_ml() if self.local_rank == 0 else ()):
             self.print_to_log_file(line)
         super().on_train_start()
+
+    def hosts_ml(self) -> list[float]:
+        """Volumes of a few hosts, evenly spread over the healthy cases of the fold."""
+        cases = sorted(self.healthy & {case for part in self.do_split() for case in part})
+        dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        dataset = dataset_class(self.preprocessed_dataset_folder, cases)
+        found = []
+        for case in cases[:: len(cases) // LOOKED_AT + 1]:
+            _, seg, _, properties = dataset.load_case(case)
+            voxels = np.count_nonzero(seg[:] == self.lesions.ignore_label)
+            found.append(float(voxels * np.prod(self._spacing_of(properties)) / 1000))
+        return found
 
     # ------------------------------------------------------------------------------------------------ data
 
@@ -307,11 +321,14 @@ class SynthTumourTrainer(AveragingTrainer):
         self, case: str, data: np.ndarray, seg: np.ndarray, properties: dict[str, Any]
     ) -> tuple[np.ndarray, np.ndarray]:
         """`data` (C, X, Y, Z) and `seg` (1, X, Y, Z) of a healthy case with its fixed shifted lesion."""
+        with seeded(self.settings.validation.seed, *case.encode()):
+            return self.lesions.in_volume(case, data, seg, self._spacing_of(properties))
+
+    def _spacing_of(self, properties: dict[str, Any]) -> list[float]:
         spacing = list(self.configuration_manager.spacing)
         if len(spacing) == 2:  # a 2d configuration leaves the spacing between slices as it was
             spacing = [properties["spacing"][self.plans_manager.transpose_forward[0]], *spacing]
-        with seeded(self.settings.validation.seed, *case.encode()):
-            return self.lesions.in_volume(case, data, seg, spacing)
+        return spacing
 
     def _write_references(self, cases: list[str], dataset_class: Any, folder: Path) -> None:
         dataset = dataset_class(self.preprocessed_dataset_folder, list(cases[self.local_rank :: self.ranks]))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ from nnunet_synthtumour.errors import Refusal
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.schema import SettingsError
 from nnunet_synthtumour.settings import settings_of
-from nnunet_synthtumour.trainers.lesion_checks import labels_in_words, other_preset, refuse_unwritten
+from nnunet_synthtumour.trainers.lesion_checks import (
+    labels_in_words,
+    other_preset,
+    refuse_unwritten,
+    small_hosts_in_words,
+)
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import make_trainer
 
@@ -98,3 +104,19 @@ def test_trainers_refuse_in_one_sentence_and_say_which_label_is_what(toy: Path) 
         _with_labels(toy, {"liver": 1, "tumour": 2})
     trainer = _with_labels(toy, {"liver": 1, "tumour": 2}, lesion={"parts": {"whole": "tumour"}})
     assert trainer.lesions.describe()[0] == "Lesions (glioma): whole -> tumour (2); labels that no lesion gets: liver"
+
+
+def test_hosts_that_are_too_small_for_the_preset_are_said_once(toy: Path) -> None:
+    glioma = load_model("glioma")  # from 4 ml on
+    assert small_hosts_in_words([], glioma) is None
+    assert small_hosts_in_words([3.0, 8.1, 9.0], glioma) is None
+    warning = small_hosts_in_words([3.1, 3.0, 900.0], glioma)
+    assert warning is not None and warning.startswith("WARNING: hosts have 3.1 ml (median of 3)")
+    override = json.loads(warning.split("lesion.overrides=")[1].split("'")[0])
+    assert small_hosts_in_words([3.1], load_model("glioma", override)) is None
+    trainer = make_trainer(toy, SynthTumourTrainer)
+    assert trainer.hosts_ml() == pytest.approx([4 / 3 * np.pi * 0.035 * 0.039 * 0.031 * 1e6] * 6, rel=0.15)
+    assert len(trainer.lesions.describe(trainer.hosts_ml())) == 1
+    assert len(trainer.lesions.describe([3.0])) == 2
+    slices = make_trainer(toy, SynthTumourTrainer, "2d")
+    assert slices.hosts_ml() == pytest.approx(trainer.hosts_ml(), rel=0.05)

@@ -209,7 +209,7 @@ def test_the_patch_centre_lies_in_the_host(toy: Path) -> None:
     loader = _loaders(trainer)[0].data_loader
     case = sorted(trainer.healthy & set(trainer.do_split()[0]))[0]
     _, seg, _, _ = loader._data.load_case(case)
-    voxels, box, _ = loader._host_of(case, seg)
+    voxels, box, *_ = loader._host_of(case, seg)
     assert len(voxels) > 100
     assert (seg[:][tuple(voxels.T)] == IGNORE).all()
     assert (box[:, 0] <= voxels[:, 1:].min(0)).all() and (box[:, 1] > voxels[:, 1:].max(0)).all()
