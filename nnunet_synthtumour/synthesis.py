@@ -8,6 +8,7 @@ background, looks at the whole patch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,10 @@ class GrowLesion(BasicTransform):
 
     def in_plane(self) -> GrowLesion:
         """The same without the first axis."""
-        region = None if self.region_shape is None else self.region_shape[1:]
-        return GrowLesion(self.model, self.labels, self.spacing[1:], self.ignore_label, self.channels, self.probability,
-                          region, self.shifted)  # fmt: skip
+        flat = copy(self)
+        flat.spacing = self.spacing[1:]
+        flat.region_shape = None if self.region_shape is None else self.region_shape[1:]
+        return flat
 
     # ------------------------------------------------------------------------------------------------- draw
 

@@ -243,6 +243,24 @@ def test_whole_volumes_leave_their_input_alone() -> None:
     assert grown.shape == image.shape
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_single_slice_is_a_2d_image_however_thick(shifted: bool) -> None:
+    sample = _sample((160, 160))
+    flat = _transform(dims=2, spacing=(1.0, 1.0), shifted=shifted)
+    slab = _transform(spacing=(999.0, 1.0, 1.0), shifted=shifted)  # what nnU-Net reads from a 2D file
+    for seed in range(5):
+        np.random.seed(seed)
+        expected = flat(**_copy(sample))
+        np.random.seed(seed)
+        image, label, _ = grow_in_volume(
+            slab, sample["image"][:, None].numpy(), sample["segmentation"][:, None].numpy()
+        )
+        assert image.shape == label.shape == (1, 1, 160, 160)
+        assert np.array_equal(image[:, 0], expected["image"].numpy())
+        assert np.array_equal(label[:, 0], expected["segmentation"].numpy())
+        assert (label > 0).sum() > 200
+
+
 axis = st.one_of(st.integers(1, 12), st.integers(1, 60), st.integers(150, 200))
 
 
