@@ -55,6 +55,13 @@ def network_for(folder: Path, pair: Pair) -> PairNetwork:
             f"The model in {folder} registers images of {architecture.image_channels} channels, and these have "
             f"{channels[0]} (-f) and {channels[1]} (-m); give one file per channel, in the order of the training."
         )
+    shape = frame_of(architecture, pair.fixed_grid).shape
+    if all(n <= stride for n, stride in zip(shape, network.total_stride, strict=True)):  # one voxel is left
+        sides = " x ".join(str(n) for n in shape)
+        raise UserError(
+            f"The fixed image has {sides} voxels at the spacing of the model in {folder}, which needs more than "
+            f"{max(network.total_stride)} along one axis; register without --model."
+        )
     return PairNetwork(network, architecture)
 
 

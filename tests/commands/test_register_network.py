@@ -144,3 +144,11 @@ def test_a_model_of_other_dimensions_is_told(tmp_path, capsys) -> None:
     both = ["-f", str(tmp_path / "f.nii.gz"), "-m", str(tmp_path / "m.nii.gz"), "-o", str(tmp_path / "out")]
     assert main(["register", *both, "--model", str(tmp_path / "model")]) == 2
     assert "registers 3D images, and these are 2D." in capsys.readouterr().err
+
+
+def test_an_image_that_is_tiny_for_the_network_is_told(tmp_path, capsys) -> None:
+    write_model(tmp_path / "model", spacing=(8.0, 8.0, 8.0))
+    given = pair(tmp_path / "pair")
+    assert main(["register", *given, "-o", str(tmp_path / "out"), "--model", str(tmp_path / "model")]) == 2
+    assert "The fixed image has 5 x 3 x 3 voxels at the spacing of the model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
