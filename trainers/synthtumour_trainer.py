@@ -97,9 +97,9 @@ class SynthTumourTrainer(AveragingTrainer):
         super().initialize()
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         for line in self.lesions.describe(self.hosts_ml() if self.local_rank == 0 else ()):
             self.print_to_log_file(line)
-        super().on_train_start()
 
     def hosts_ml(self) -> list[float]:
         """Volumes of a few hosts, evenly spread over the healthy cases of the fold."""
