@@ -12,6 +12,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.image_checks import same_direction
 from nnunet_synthtumour.planners.coarsening import coarsened
 from nnunet_synthtumour.planners.named_plans import NamedPlans
 from nnunet_synthtumour.planners.small_planner import SmallPlanner
@@ -77,17 +78,22 @@ class WholeGrid(NamedPlans):
         import SimpleITK as sitk
 
         files = get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json)
-        first: tuple[str, tuple[int, ...], tuple[float, ...]] | None = None
+        first: tuple[str, tuple[int, ...], tuple[float, ...], tuple[float, ...]] | None = None
         for case, entry in sorted(files.items()):
             reader = sitk.ImageFileReader()
             reader.SetFileName(entry["images"][0])
             reader.ReadImageInformation()
             size, spacing = reader.GetSize()[::-1], reader.GetSpacing()[::-1]
             if first is None:
-                first = case, size, spacing
+                first = case, size, spacing, reader.GetDirection()
             elif size != first[1] or not np.allclose(spacing, first[2], rtol=1e-3):
                 raise Refusal(
                     f"{case} has {_x(size)} voxels and {first[0]} {_x(first[1])}, but DeepAtlas needs all images on one "
+                    "grid; run 'synthtumour align' on the raw data set first."
+                )
+            elif not same_direction(reader.GetDirection(), first[3]):
+                raise Refusal(
+                    f"The axes of {case} point elsewhere than those of {first[0]}, but DeepAtlas needs all images on one "
                     "grid; run 'synthtumour align' on the raw data set first."
                 )
         assert first is not None

@@ -28,7 +28,7 @@ from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.image_pairs import PairLoader
 from nnunet_synthtumour.trainers.on_device import on_device
-from nnunet_synthtumour.trainers.pair_validation import PairValidation
+from nnunet_synthtumour.trainers.pair_validation import PairValidation, ValidationPairs
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.seen_images import SeenImages, across
 
@@ -125,8 +125,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
         self.patches = self.pair_patches()
         known = [case for case in self.unlabelled if self.settings.roles[case] == LABELLED]
         pairs = [(source, target) for target in known for source in self._sources_of(target)]
-        self.pair_validation = PairValidation(self.pairs_of, [], self.classes)
-        self.pair_validation.pairs = pairs
+        wanted = ValidationPairs("onto targets with labels of their own", pairs)
+        self.pair_validation = PairValidation(self.pairs_of, wanted, [*self.labelled, *known], self.classes)
 
     def _target_loaders(self) -> tuple[Any, Any]:
         base = infer_dataset_class(self.preprocessed_dataset_folder)

@@ -358,6 +358,8 @@ class DeepAtlasTrainer(AveragingTrainer):
         found = self.pair_validation.summary(self.registration, self.device)
         for key in REGISTRATION_CURVES:
             self.logger.log(key, found[key], self.current_epoch)
+        if not self.pair_validation.pairs:
+            return
         measure, name = ("image_cost", "image cost") if np.isnan(found["dice_after"]) else ("dice", "Dice")
         before, after = (found[f"{measure}_{when}"] for when in ("before", "after"))
         self.print_to_log_file(

@@ -121,12 +121,15 @@ class PairValidation:
         maps = (moving, warped, fixed)
         unknown = torch.stack([labels >= self.classes for labels in maps]).any(0)  # the ignore label
         both = [k for k in range(1, self.classes) if bool((moving == k).any()) and bool((fixed == k).any())]
-        return Labels(*(labels.masked_fill(unknown, 0)[0].numpy() for labels in maps), both)
+        before, after, truth = (labels.masked_fill(unknown, 0)[0].numpy() for labels in maps)
+        return Labels(before, after, truth, both)
 
 
 def _per_label(labels: Labels | None, spacing: Sequence[float]) -> dict[str, dict[str, float]]:
-    found = {}
-    for label in labels.both if labels else ():
+    found: dict[str, dict[str, float]] = {}
+    if labels is None:
+        return found
+    for label in labels.both:
         masks = labels.warped == label, labels.fixed == label
         found[str(label)] = {"dice": dice(*masks), "hd95": hd95(*masks, spacing)}
     return found

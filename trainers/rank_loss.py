@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -15,7 +16,7 @@ def of_this_rank_alone(loss: nn.Module) -> Iterator[None]:
     nnU-Net's loss otherwise waits in every step for the batches of all others, which must be as many and as large: those
     of the fixed set are not.
     """
-    gathering = [module for module in loss.modules() if getattr(module, "ddp", False)]
+    gathering: list[Any] = [module for module in loss.modules() if getattr(module, "ddp", False)]
     for module in gathering:
         module.ddp = False
     try:
