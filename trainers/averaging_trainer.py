@@ -23,13 +23,13 @@ from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
 from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
 
-SHORT = 5000  # iterations in which SGD with nnU-Net's momentum of 0.99 does not settle
+SHORT = 5000  # iterations
 
 
 class AveragingTrainer(nnUNetTrainer):
     """Validates, saves and predicts with a running average of the weights that are trained."""
 
-    MIRRORING = True  # unless the settings say otherwise
+    MIRRORING = True
     ADAMW_LR = 2e-3
 
     settings: Settings
@@ -112,10 +112,13 @@ class AveragingTrainer(nnUNetTrainer):
         given = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
         return ReferenceWriter(folder, given, self.configuration_manager, self.plans_manager, self.dataset_json)
 
+    def is_short(self) -> bool:
+        """Whether the training has too few iterations for what nnU-Net does in a quarter of a million."""
+        return self.num_epochs * self.num_iterations_per_epoch <= SHORT
+
     def optimizer_name(self) -> str:
         """`sgd` or `adamw`; a training that goes on keeps the one that it began with."""
-        iterations = self.num_epochs * self.num_iterations_per_epoch
-        wanted = self.settings.training.optimizer or ("adamw" if iterations <= SHORT else "sgd")
+        wanted = self.settings.training.optimizer or ("adamw" if self.is_short() else "sgd")
         return self._resumed_optimizer or wanted
 
     def default_lr(self) -> float:
@@ -124,10 +127,14 @@ class AveragingTrainer(nnUNetTrainer):
     def epochs_wanted(self) -> int | None:
         return self.settings.training.epochs
 
+    def mirrors_by_default(self) -> bool:
+        """Whether images are mirrored, in training and in prediction, unless the settings say otherwise."""
+        return self.MIRRORING
+
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's
         *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        mirroring = self.settings.training.mirroring
-        if not (self.MIRRORING if mirroring is None else mirroring):
+        wanted = self.settings.training.mirroring
+        if not (self.mirrors_by_default() if wanted is None else wanted):
             mirror_axes = self.inference_allowed_mirroring_axes = None
         return (*others, mirror_axes)
 

@@ -35,6 +35,7 @@ from nnunet_synthtumour.trainers.lesions import Lesions
 from nnunet_synthtumour.trainers.progress import CurvesLogger
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
 from nnunet_synthtumour.trainers.rank_loss import of_this_rank_alone
+from nnunet_synthtumour.volumes import millilitres
 
 LOOKED_AT = 9  # hosts whose volume is compared with the lesions'
 
@@ -109,8 +110,8 @@ class SynthTumourTrainer(AveragingTrainer):
         found = []
         for case in cases[:: len(cases) // LOOKED_AT + 1]:
             _, seg, _, properties = dataset.load_case(case)
-            voxels = np.count_nonzero(seg[:] == self.lesions.ignore_label)
-            found.append(float(voxels * np.prod(self._spacing_of(properties)) / 1000))
+            voxels = int(np.count_nonzero(seg[:] == self.lesions.ignore_label))
+            found.append(millilitres(voxels, seg.shape[1:], self._spacing_of(properties)))
         return found
 
     # ------------------------------------------------------------------------------------------------ data
