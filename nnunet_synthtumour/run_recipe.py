@@ -18,7 +18,8 @@ from nnunet_synthtumour.settings import settings_of
 from nnunet_synthtumour.stages import Stage
 
 JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
-PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SmallPlanner": "nnUNetSmallPlans", "TinyPlanner": "nnUNetTinyPlans",
+PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SynthTumourPlanner": "nnUNetSynthTumourPlans",
+            "SmallPlanner": "nnUNetSmallPlans", "TinyPlanner": "nnUNetTinyPlans",
             "nnUNetPlannerResEncM": "nnUNetResEncUNetMPlans", "nnUNetPlannerResEncL": "nnUNetResEncUNetLPlans",
             "nnUNetPlannerResEncXL": "nnUNetResEncUNetXLPlans"}  # fmt: skip
 
@@ -54,8 +55,9 @@ class RunOptions:
         return str(Path(name).resolve()) if name.endswith(".json") else name
 
     def planner_name(self) -> str:
-        """nnU-Net's own planner, or without a GPU the small one."""
-        return self.planner or ("SmallPlanner" if self.device == "cpu" else "ExperimentPlanner")
+        """nnU-Net's own planner, or without a GPU the small one; for CT one that knows which cases are unlabelled."""
+        own = "SynthTumourPlanner" if "ct" in map(str.casefold, self.channels) else "ExperimentPlanner"
+        return self.planner or ("SmallPlanner" if self.device == "cpu" else own)
 
     def plans_name(self) -> str:
         if self.plans is not None:

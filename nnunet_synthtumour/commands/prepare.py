@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
     from nnunet_synthtumour.intensities import about_arbitrary_zeros
     from nnunet_synthtumour.schema import parse_assignments
-    from nnunet_synthtumour.settings import settings_of
+    from nnunet_synthtumour.settings import UNLABELLED, settings_of
 
     preset = [f"lesion.preset={args.preset}"] if args.preset else []
     target = prepare(
@@ -81,7 +81,12 @@ def run(args: argparse.Namespace) -> None:
     about_zeros = about_arbitrary_zeros(settings, args.channel)
     if about_zeros:
         print(about_zeros)
-    print(f"next: {_next_command(args.d, target)}")
+    planner = ""
+    if "ct" in map(str.casefold, args.channel) and counts.get(UNLABELLED) and len(counts) > 1:
+        planner = " -pl SynthTumourPlanner"
+        print("nnU-Net's own planner would let unlabelled CT blur the statistics that CT is normalised by; "
+              "SynthTumourPlanner does not (-p nnUNetSynthTumourPlans afterwards).")  # fmt: skip
+    print(f"next: {_next_command(args.d, target)}{planner}")
 
 
 def _next_command(number: int, target: Path) -> str:

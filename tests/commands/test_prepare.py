@@ -135,6 +135,17 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
     assert "nnUNet_raw is not set" in said("--healthy", good, *channel)
 
 
+def test_the_next_command_keeps_unlabelled_ct_out_of_the_statistics(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "h.nii.gz")
+    write(ball_image(1), tmp_path / "u" / "u.nii.gz")
+    assert prepare("--healthy", tmp_path / "h", "--unlabelled", tmp_path / "u", "--channel", "CT") == 0
+    assert capsys.readouterr().out.strip().endswith("-c 3d_fullres -pl SynthTumourPlanner")
+    assert prepare("--healthy", tmp_path / "h", "--channel", "CT", "--overwrite") == 0
+    assert "SynthTumourPlanner" not in capsys.readouterr().out
+
+
 def test_2d_pictures_are_converted_and_the_next_command_says_2d(
     nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
