@@ -191,12 +191,6 @@ def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_alway
         "pseudolabels-2", "senior-2-fold-0", "predict-senior_2", "evaluate-senior_2", "report"
     ]  # fmt: skip
     assert faked.again(*options, "-device", "mps") == ["report"]
-
-
-def test_ct_is_planned_by_a_planner_that_knows_which_cases_are_unlabelled() -> None:
-    common = {"healthy": Path(), "unlabelled": Path(), "number": 1, "name": "A", "out": Path(), "device": "cuda"}
-    for channel, plans in (("CT", "nnUNetSynthTumourPlans"), ("FLAIR", "nnUNetPlans")):
-        assert RunOptions(**common, channels=(channel,)).plans_name() == plans
     assert main(["run", *options, "-n", "Other"]) == 2
     assert "other options" in capsys.readouterr().err
 
@@ -214,6 +208,12 @@ def test_the_planner_does_not_follow_the_device_once_there_are_plans(tmp_path: P
     faked.again(*options)
     assert "SmallPlanner" in _record(tmp_path / "out")["plan"]["command"]
     assert faked.again(*options, "-device", "mps") == ["report"]
+
+
+def test_ct_is_planned_by_a_planner_that_knows_which_cases_are_unlabelled() -> None:
+    common = {"healthy": Path(), "unlabelled": Path(), "number": 1, "name": "A", "out": Path(), "device": "cuda"}
+    for channel, plans in (("CT", "nnUNetSynthTumourPlans"), ("FLAIR", "nnUNetPlans")):
+        assert RunOptions(**common, channels=(channel,)).plans_name() == plans
 
 
 def test_folders_of_an_earlier_run_are_taken_and_others_refused(
