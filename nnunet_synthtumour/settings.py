@@ -40,7 +40,9 @@ class LesionSettings:
     preset: str = setting("glioma", doc="a preset's name ('synthtumour presets' lists them) or a JSON file")
     overrides: dict[str, Any] = setting(factory=dict, doc="fields of the preset that shall differ")
     parts: dict[str, int | str] | None = setting(
-        None, doc="which label each part of a lesion gets, for example {'whole': 'edema', 'core': 'enhancing'}"
+        None,
+        doc="which label each part of a lesion gets, for example {'whole': 'edema', 'core': 'enhancing'}; null: by the names of "
+        "the labels; labels left out get no lesion",
     )
 
 
@@ -71,7 +73,8 @@ class TrainingSettings:
     )
     mirroring: bool | None = setting(
         None,
-        doc="mirror images, in training and in prediction; null: as nnU-Net does, but never where images are registered",
+        doc="mirror images, in training and in prediction; null: as nnU-Net does, but not in trainings of up to 5000 "
+        "iterations on grown lesions, and never where images are registered",
     )
     bfloat16: bool | None = setting(
         None, doc="compute convolutions in bfloat16 on a CPU; null: where it has instructions for that"
@@ -95,7 +98,8 @@ class ValidationSettings:
         "real: the labelled cases of the split",
     )
     preset: str | None = setting(
-        None, doc="the other preset, for shift 'preset'; its shapes and contrasts then also serve 'paper'"
+        None,
+        doc="the other preset, for shift 'preset', not lesion.preset; its shapes and contrasts then also serve 'paper'",
     )
     noise: Range = setting((0.1, 0.3), low=0.0, doc="standard deviation of the noise, for shift 'noise'")
     patches: int = setting(48, low=1, doc="number of fixed patches of each kind, shifted and in-distribution")
