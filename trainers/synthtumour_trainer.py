@@ -92,6 +92,10 @@ class SynthTumourTrainer(AveragingTrainer):
                 "build the data set with 'synthtumour prepare --healthy FOLDER' and plan it again."
             )
 
+    def mirrors_by_default(self) -> bool:
+        """Not in short trainings, which have no iterations to spare for eight poses of every brain."""
+        return not self.is_short()
+
     def initialize(self) -> None:
         if self.settings.training.seed is not None:
             torch.manual_seed(self.settings.training.seed)

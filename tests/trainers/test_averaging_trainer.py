@@ -67,11 +67,15 @@ def test_a_training_goes_on_with_the_optimiser_that_it_began_with(toy: Path) -> 
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
-@pytest.mark.parametrize(("mirroring", "axes"), [(None, (0, 1, 2)), (True, (0, 1, 2)), (False, None)])
-def test_mirroring_of_training_and_prediction_can_be_turned_off(
-    toy: Path, mirroring: bool | None, axes: tuple[int, ...] | None
+@pytest.mark.parametrize(
+    ("epochs", "mirroring", "axes"),
+    [(3, None, None), (2600, None, (0, 1, 2)), (3, True, (0, 1, 2)), (2600, False, None)],
+)
+def test_short_trainings_mirror_nothing_unless_they_are_told_to(
+    toy: Path, epochs: int, mirroring: bool | None, axes: tuple[int, ...] | None
 ) -> None:
-    trainer = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "mirroring": mirroring})
+    training = {**SHORT, "epochs": epochs, "mirroring": mirroring}
+    trainer = make_trainer(toy, SynthTumourTrainer, training=training)
     trainer.initialize()
     loader, _ = trainer.get_dataloaders()
     assert torch.isfinite(next(loader)["data"]).all()
