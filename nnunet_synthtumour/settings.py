@@ -41,8 +41,8 @@ class LesionSettings:
     overrides: dict[str, Any] = setting(factory=dict, doc="fields of the preset that shall differ")
     parts: dict[str, int | str] | None = setting(
         None,
-        doc="which label each part of a lesion gets, for example {'whole': 'edema', 'core': 'enhancing'}; null: by the names of "
-        "the labels; labels left out get no lesion",
+        doc="which label each part of a lesion gets, for example {'whole': 'edema', 'core': 'enhancing'}; null: by the "
+        "names of the labels; labels left out get no lesion",
     )
 
 
