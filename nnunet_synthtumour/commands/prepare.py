@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunet_synthtumour.processes_option import add_processes
+
+if TYPE_CHECKING:
+    from nnunet_synthtumour.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
     from nnunet_synthtumour.intensities import about_arbitrary_zeros
+    from nnunet_synthtumour.orientations import about_orientations
     from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.settings import UNLABELLED, settings_of
 
@@ -81,12 +86,24 @@ def run(args: argparse.Namespace) -> None:
     about_zeros = about_arbitrary_zeros(settings, args.channel)
     if about_zeros:
         print(about_zeros)
+    about_axes = about_orientations(_first_channels(target, settings))
+    if about_axes:
+        print(about_axes)
     planner = ""
     if "ct" in map(str.casefold, args.channel) and counts.get(UNLABELLED) and len(counts) > 1:
         planner = " -pl SynthTumourPlanner"
         print("nnU-Net's own planner would let unlabelled CT blur the statistics that CT is normalised by; "
               "SynthTumourPlanner does not (-p nnUNetSynthTumourPlans afterwards).")  # fmt: skip
     print(f"next: {_next_command(args.d, target)}{planner}")
+
+
+def _first_channels(target: Path, settings: Settings) -> dict[str, list[Path]]:
+    """By role; images for a test are in a folder of their own."""
+    files: dict[str, list[Path]] = {}
+    for folder, role_of in (("imagesTr", settings.roles.get), ("imagesTs", lambda case: "test")):
+        for file in sorted((target / folder).glob("*_0000.*")):
+            files.setdefault(str(role_of(file.name.partition("_0000.")[0])), []).append(file)
+    return files
 
 
 def _next_command(number: int, target: Path) -> str:

@@ -293,3 +293,19 @@ def test_the_truth_of_test_images_has_the_data_sets_labels(nnunet_folders: dict[
     assert prepare(*options, *labelled) == 2, "an ignore label that nobody named is no label of a truth"
     write(np.where(truth == 4, 0, truth), tmp_path / "tl" / "new.nii.gz")
     assert prepare(*options, *labelled) == 0
+
+
+def test_images_that_lie_otherwise_are_told_of(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(2):
+        write(ball_image(i), tmp_path / "h" / f"h{i}.nii.gz")
+        write(ball_image(5 + i), tmp_path / "u" / f"u{i}.nii.gz")
+    words = ("--healthy", tmp_path / "h", "--unlabelled", tmp_path / "u", "--channel", "FLAIR")
+    assert prepare(*words) == 0
+    assert "axes" not in capsys.readouterr().out
+    turned = sitk.ReadImage(str(tmp_path / "u" / "u1.nii.gz"))
+    turned.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
+    sitk.WriteImage(turned, str(tmp_path / "u" / "u1.nii.gz"))
+    assert prepare(*words, "--overwrite") == 0
+    assert "(healthy: 2 LPS; unlabelled: 1 LPS, 1 RAS)" in capsys.readouterr().out
