@@ -8,10 +8,10 @@ ALONE, TAUGHT, JOINT = "registration alone", "registration teaches", "both learn
 FEW_LABELS = 2  # up to here, the paper's order for one label: first registration, then segmentation, then both
 
 
-def stage_of(epoch: int, epochs: int, settings: DeepAtlasSettings, labelled: int, fitted: bool) -> str:
-    """What is learnt in an epoch of a training on so many `labelled` cases; `fitted`: there are labels that were fitted to
-    others."""
-    if fitted:  # those teach, so registration can wait for a segmenter that tells it something
+def stage_of(epoch: int, epochs: int, settings: DeepAtlasSettings, labelled: int) -> str:
+    """What is learnt in an epoch of a training on so many `labelled` cases."""
+    # every image has labels then, its own or fitted ones; registration can wait for a segmenter that tells it something
+    if settings.fitted:
         alone, taught = 0.0, 0.5
     else:
         alone, taught = (0.3, 0.2) if labelled <= FEW_LABELS else (0.2, 0.0)
@@ -21,6 +21,6 @@ def stage_of(epoch: int, epochs: int, settings: DeepAtlasSettings, labelled: int
     return ALONE if epoch < first else TAUGHT if epoch < second else JOINT
 
 
-def registration_steps(settings: DeepAtlasSettings, fitted: bool) -> int:
+def registration_steps(settings: DeepAtlasSettings) -> int:
     """Per segmentation step when both learn: as many in all as there are segmentation steps, unless set otherwise."""
-    return settings.registration_steps or (2 if fitted and settings.taught is None else 1)
+    return settings.registration_steps or (2 if settings.fitted and settings.taught is None else 1)

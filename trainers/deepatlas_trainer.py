@@ -240,7 +240,7 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def stage(self, epoch: int) -> str:
         """What is learnt in an epoch."""
-        return stage_of(epoch, self.num_epochs, self.settings.deepatlas, len(self.taught_by), bool(self.fitted_to))
+        return stage_of(epoch, self.num_epochs, self.settings.deepatlas, len(self.taught_by))
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -254,10 +254,10 @@ class DeepAtlasTrainer(AveragingTrainer):
         stage = self.stage(self.current_epoch)
         losses = unmeasured()
         if stage != TAUGHT:
-            for _ in range(registration_steps(self.settings.deepatlas, bool(self.fitted_to)) if stage == JOINT else 1):
+            for _ in range(registration_steps(self.settings.deepatlas) if stage == JOINT else 1):
                 losses |= self.registration_step(self.next_pair(), joint=stage == JOINT)
         # a registration network that has learnt nothing yet has nothing to teach
-        teaches = stage == JOINT or (stage == TAUGHT and not self.fitted_to)
+        teaches = stage == JOINT or (stage == TAUGHT and not self.settings.deepatlas.fitted)
         pair = self.next_pair() if teaches else None
         return measured(losses | self.segmentation_step(batch, pair))
 

@@ -16,18 +16,11 @@ from nnunet_synthtumour.trainers.deepatlas_stages import ALONE, JOINT, TAUGHT, r
     ],
 )
 def test_labels_decide_the_order(labels: int, settings: dict, stages: list[str]) -> None:
-    wanted = DeepAtlasSettings(**settings)
-    assert [stage_of(epoch, 10, wanted, labels, bool(wanted.fitted)) for epoch in range(10)] == stages
-
-
-def test_where_there_is_nobody_to_fit_labels_to_registration_begins_alone() -> None:
-    assert [stage_of(epoch, 5, DeepAtlasSettings(), 3, fitted=False) for epoch in range(5)] == [ALONE, *[JOINT] * 4]
-    assert registration_steps(DeepAtlasSettings(), fitted=False) == 1
+    assert [stage_of(epoch, 10, DeepAtlasSettings(**settings), labels) for epoch in range(10)] == stages
 
 
 @pytest.mark.parametrize(
     ("settings", "steps"), [({}, 2), ({"fitted": 0}, 1), ({"taught": 0.5}, 1), ({"registration_steps": 3}, 3)]
 )
 def test_registration_makes_up_for_what_it_rested(settings: dict, steps: int) -> None:
-    wanted = DeepAtlasSettings(**settings)
-    assert registration_steps(wanted, bool(wanted.fitted)) == steps
+    assert registration_steps(DeepAtlasSettings(**settings)) == steps

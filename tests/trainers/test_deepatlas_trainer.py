@@ -54,6 +54,16 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     assert resumed.registration.optimizer.state_dict()["state"].keys()
 
 
+def test_where_all_are_labelled_an_untrained_registration_network_teaches_nobody(toy: Path) -> None:
+    roles = {"case_006": "labelled", "case_007": "labelled"}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", training=SHORT["training"], roles=roles)
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.run_training()
+    log = trainer.logger.local_logger.my_fantastic_logging
+    for key in ("similarity_loss", "carried_loss"):
+        assert np.isnan(log[key][0]) and np.isfinite(log[key][1]), key
+
+
 def test_what_it_cannot_do_is_said_at_once(toy: Path) -> None:
     with pytest.raises(Unsupported, match="slices"):
         make_trainer(toy, DeepAtlasTrainer, "2d", **SHORT)
