@@ -8,6 +8,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+OPPOSITES = str.maketrans("RAI", "LPS")
+
 
 def orientation_of(image: Path) -> str | None:
     """Three letters such as LPS, from the header; None for 2D."""
@@ -29,7 +31,9 @@ def about_orientations(images: Mapping[str, list[Path]]) -> str | None:
         for role, counts in found.items()
         if counts
     )
+    axes = {letters.translate(OPPOSITES) for counts in found.values() for letters in counts}
+    only_flipped = ", or set training.mirroring=true" if len(axes) == 1 else ""
     return (
         f"The axes of the images do not all point the same way ({listed}), and nnU-Net turns no image: bring them to one "
-        "orientation before ('synthtumour align' does), or set training.mirroring=true."
+        f"orientation before ('synthtumour align' does){only_flipped}."
     )

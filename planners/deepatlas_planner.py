@@ -79,6 +79,7 @@ class WholeGrid(NamedPlans):
 
         files = get_filenames_of_train_images_and_targets(self.raw_dataset_folder, self.dataset_json)
         first: tuple[str, tuple[int, ...], tuple[float, ...], tuple[float, ...]] | None = None
+        turned = self.dataset_json.get("overwrite_image_reader_writer") == "NibabelIOWithReorient"
         for case, entry in sorted(files.items()):
             reader = sitk.ImageFileReader()
             reader.SetFileName(entry["images"][0])
@@ -91,7 +92,7 @@ class WholeGrid(NamedPlans):
                     f"{case} has {_x(size)} voxels and {first[0]} {_x(first[1])}, but DeepAtlas needs all images on one "
                     "grid; run 'synthtumour align' on the raw data set first."
                 )
-            elif not same_direction(reader.GetDirection(), first[3]):
+            elif not turned and not same_direction(reader.GetDirection(), first[3]):
                 raise Refusal(
                     f"The axes of {case} point elsewhere than those of {first[0]}, but DeepAtlas needs all images on one "
                     "grid; run 'synthtumour align' on the raw data set first."

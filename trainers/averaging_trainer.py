@@ -56,6 +56,7 @@ class AveragingTrainer(nnUNetTrainer):
         )
         self._lr_of = {"sgd": self.initial_lr, "adamw": self.ADAMW_LR}
         self._resumed_optimizer: str | None = None
+        self._resumed_mirroring: bool | None = None
         self.initial_lr = self._default_lr = self.default_lr()
 
     def initialize(self) -> None:
@@ -128,13 +129,14 @@ class AveragingTrainer(nnUNetTrainer):
         return self.settings.training.epochs
 
     def mirrors_by_default(self) -> bool:
-        """Whether images are mirrored, in training and in prediction, unless the settings say otherwise."""
+        """Whether images are mirrored, in training and in prediction, unless the settings say otherwise or a training goes
+        on, which keeps what it began with."""
         return self.MIRRORING
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's
         *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        wanted = self.settings.training.mirroring
-        if not (self.mirrors_by_default() if wanted is None else wanted):
+        known = (self.settings.training.mirroring, self._resumed_mirroring, self.mirrors_by_default())
+        if not next(mirrored for mirrored in known if mirrored is not None):
             mirror_axes = self.inference_allowed_mirroring_axes = None
         return (*others, mirror_axes)
 
@@ -160,6 +162,8 @@ class AveragingTrainer(nnUNetTrainer):
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
             checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        if "inference_allowed_mirroring_axes" in checkpoint:
+            self._resumed_mirroring = checkpoint["inference_allowed_mirroring_axes"] is not None
         began_with = "adamw" if "betas" in checkpoint["optimizer_state"]["param_groups"][0] else "sgd"
         if began_with != self.optimizer_name():
             self._resumed_optimizer = began_with

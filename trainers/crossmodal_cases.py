@@ -13,6 +13,7 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.image_checks import same_direction
 from nnunet_synthtumour.trainers.seen_images import SeenImages
 from nnunet_synthtumour.trainers.whole_grids import Whole, WholeCases, sides
 
@@ -30,6 +31,11 @@ class TwoModalities:
             raise Refusal(
                 f"By their plans, the target's images have {mine} and the source's {theirs}, but registration needs one "
                 "grid; run 'synthtumour align' on both with one --reference, and plan both with the same planner."
+            )
+        if not same_direction(targets.grid.direction, sources.grid.direction):
+            raise Refusal(
+                "The axes of the target's images point elsewhere than those of the source's, but registration needs one "
+                "grid; run 'synthtumour align' on both with one --reference."
             )
         self.targets, self.sources, self.values = targets, sources, values
         self.grid = targets.grid

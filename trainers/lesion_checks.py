@@ -36,7 +36,7 @@ def refuse_unwritten(
     `lesion.parts`; one that only the shifted lesions never get would choose the epoch by that."""
     wanted = never_written(labels, mapping) if settings.lesion.parts else []
     trained = [name for name in unwritten(labels, mapping, own) if name not in wanted]
-    if trained and not settings.lesion.parts:
+    if trained:
         whole = {"whole": names_of(labels).get(mapping["whole"], mapping["whole"])}
         raise SettingsError(
             f"Lesions of the preset '{own.name}' have only {' and '.join(own.drawn_parts())}, so no voxel would ever get "

@@ -25,10 +25,12 @@ SHIFT_TOLERANCE = 1e-3
 
 
 class Grid(NamedTuple):
-    """A common grid in the axes of the preprocessed cases: the raw images' shape, and the shape at the plan's spacing."""
+    """A common grid in the axes of the preprocessed cases: the raw images' shape, the shape at the plan's spacing, and
+    where the raw images' axes point, if that is known."""
 
     raw_shape: tuple[int, ...]
     shape: tuple[int, ...]
+    direction: Sequence[float] | None = None
 
 
 class Whole(NamedTuple):
@@ -65,9 +67,9 @@ def common_grid(
                 f"The axes of {case} point elsewhere than those of {cases[0]}, "
                 "but registration needs all images on one grid; run 'synthtumour align' on the raw data set first."
             )
-    raw_shape, raw_spacing, _ = first
+    raw_shape, raw_spacing, direction = first
     shape = tuple(round(n * mm / to) for n, mm, to in zip(raw_shape, raw_spacing, spacing, strict=True))
-    return Grid(raw_shape, shape)
+    return Grid(raw_shape, shape, direction)
 
 
 def on_grid(image: np.ndarray, seg: np.ndarray, properties: dict[str, Any], grid: Grid) -> Whole:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.intensities import about_arbitrary_zeros
     from nnunet_synthtumour.orientations import about_orientations
     from nnunet_synthtumour.schema import parse_assignments
-    from nnunet_synthtumour.settings import UNLABELLED, settings_of
+    from nnunet_synthtumour.settings import HEALTHY, UNLABELLED, settings_of
 
     preset = [f"lesion.preset={args.preset}"] if args.preset else []
     target = prepare(
@@ -91,9 +91,10 @@ def run(args: argparse.Namespace) -> None:
         print(about_axes)
     planner = ""
     if "ct" in map(str.casefold, args.channel) and counts.get(UNLABELLED) and len(counts) > 1:
-        planner = " -pl SynthTumourPlanner"
+        name = "SynthTumour" if counts.get(HEALTHY) else "DeepAtlas"
+        planner = f" -pl {name}Planner"
         print("nnU-Net's own planner would let unlabelled CT blur the statistics that CT is normalised by; "
-              "SynthTumourPlanner does not (-p nnUNetSynthTumourPlans afterwards).")  # fmt: skip
+              f"{name}Planner does not (-p nnUNet{name}Plans afterwards).")  # fmt: skip
     print(f"next: {_next_command(args.d, target)}{planner}")
 
 

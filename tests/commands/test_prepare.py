@@ -144,6 +144,19 @@ def test_the_next_command_keeps_unlabelled_ct_out_of_the_statistics(
     assert capsys.readouterr().out.strip().endswith("-c 3d_fullres -pl SynthTumourPlanner")
     assert prepare("--healthy", tmp_path / "h", "--channel", "CT", "--overwrite") == 0
     assert "SynthTumourPlanner" not in capsys.readouterr().out
+    write((ball_image(0) > 1200).astype(np.uint8), tmp_path / "m" / "h.nii.gz")
+    words = (
+        "--labelled",
+        tmp_path / "h",
+        "--labels",
+        tmp_path / "m",
+        "--unlabelled",
+        tmp_path / "u",
+        "--channel",
+        "CT",
+    )
+    assert prepare(*words, "--overwrite") == 0
+    assert capsys.readouterr().out.strip().endswith("-pl DeepAtlasPlanner")
 
 
 def test_2d_pictures_are_converted_and_the_next_command_says_2d(
@@ -308,4 +321,10 @@ def test_images_that_lie_otherwise_are_told_of(
     turned.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
     sitk.WriteImage(turned, str(tmp_path / "u" / "u1.nii.gz"))
     assert prepare(*words, "--overwrite") == 0
-    assert "(healthy: 2 LPS; unlabelled: 1 LPS, 1 RAS)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(healthy: 2 LPS; unlabelled: 1 LPS, 1 RAS)" in said and "mirroring" in said
+    turned.SetDirection((0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    sitk.WriteImage(turned, str(tmp_path / "u" / "u1.nii.gz"))
+    assert prepare(*words, "--overwrite") == 0
+    said = capsys.readouterr().out
+    assert "1 PLS" in said and "mirroring" not in said

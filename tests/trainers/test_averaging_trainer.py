@@ -82,6 +82,19 @@ def test_short_trainings_mirror_nothing_unless_they_are_told_to(
     assert trainer.inference_allowed_mirroring_axes == axes
 
 
+def test_a_training_that_goes_on_mirrors_as_it_began(toy: Path, tmp_path: Path) -> None:
+    begun = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "mirroring": True})
+    begun.initialize()
+    begun.get_dataloaders()
+    begun.save_checkpoint(str(tmp_path / "begun.pth"))
+    for mirroring, axes in ((None, (0, 1, 2)), (False, None)):
+        trainer = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "mirroring": mirroring}, resume=True)
+        trainer.initialize()
+        trainer.load_checkpoint(str(tmp_path / "begun.pth"))
+        trainer.get_dataloaders()
+        assert trainer.inference_allowed_mirroring_axes == axes
+
+
 @pytest.mark.parametrize(("before", "after"), [(None, 0), (0, None), (10, 20)])
 def test_a_training_goes_on_with_another_averaging(toy: Path, before: int | None, after: int | None) -> None:
     begun = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "averaging": before}, validation={"patches": 4})
