@@ -93,7 +93,7 @@ class SynthTumourTrainer(AveragingTrainer):
             )
 
     def mirrors_by_default(self) -> bool:
-        """Not in short trainings, which have no iterations to spare for eight poses of every brain."""
+        """Not in short trainings: as good without, on surrogate gliomas better, and an eighth of the time to predict."""
         return not self.is_short()
 
     def initialize(self) -> None:
