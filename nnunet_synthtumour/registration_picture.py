@@ -22,8 +22,8 @@ def save_picture(
 ) -> None:
     """One row per direction of view: fixed, warped, checkerboard, contours. Arrays (X, Y[, Z]) on one grid.
 
-    Contours are those of the labels where there are any (fixed cyan, warped orange), else of the warped image's
-    brightness over the fixed image. Slices go through the middle of the labels, or of the image.
+    Contours are those of the labels where there are any, else of both images' brightness (fixed cyan, warped orange).
+    Slices go through the middle of the labels, or of the image.
     """
     import matplotlib
 

@@ -43,7 +43,7 @@ def refuse_unwritten(
             f"the label {' or '.join(trained)}: choose another lesion.preset, or leave the label out on purpose, "
             f"synthtumour settings -d ID --set 'lesion.parts={json.dumps(whole)}'."
         )
-    shifted = [name for name in unwritten(labels, mapping, other) if name not in wanted + trained]
+    shifted = [name for name in unwritten(labels, mapping, other) if name not in wanted]
     if shifted:
         raise SettingsError(
             f"Lesions of the preset '{other.name}' never get the label {' or '.join(shifted)}, so validation could not "
