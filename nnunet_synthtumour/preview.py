@@ -20,7 +20,7 @@ from nnunet_synthtumour.lesion_labels import lesion_labels
 from nnunet_synthtumour.lesion_model import LesionModel, load_model
 from nnunet_synthtumour.offline import IGNORE, check_images, load_raw
 from nnunet_synthtumour.schema import to_json
-from nnunet_synthtumour.settings import HEALTHY, settings_of
+from nnunet_synthtumour.settings import HEALTHY, SHORT, TrainingSettings, settings_of
 from nnunet_synthtumour.synthesis import GrowLesion
 
 PER_ROW = 6
@@ -46,6 +46,7 @@ class Scene:
     channels: tuple[str, ...]
     spacing: tuple[float, ...]
     use_mask_for_norm: tuple[bool, ...]
+    mirrored: bool = True
 
 
 def scene_of_dataset(
@@ -91,7 +92,14 @@ def scene_of_dataset(
     patch = tuple(int(n) for n in of_configuration.patch_size)
     labels = lesion_labels(dataset_json["labels"], settings.lesion.parts)
     grow = GrowLesion(model, labels, spacing, ignore, channels, 1.0, patch)
-    return Scene(tuple(sources), grow, patch, channels, spacing, tuple(map(bool, of_configuration.use_mask_for_norm)))
+    in_mask = tuple(map(bool, of_configuration.use_mask_for_norm))
+    return Scene(tuple(sources), grow, patch, channels, spacing, in_mask, is_mirrored(settings.training))
+
+
+def is_mirrored(training: TrainingSettings) -> bool:
+    """Whether SynthTumourTrainer mirrors patches; what the settings leave open is nnU-Net's."""
+    short = (training.epochs or 1000) * (training.iterations or 250) <= SHORT
+    return not short if training.mirroring is None else training.mirroring
 
 
 def scene_of_images(
@@ -173,7 +181,7 @@ def _augmentation(scene: Scene) -> Any:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     _, rotation, dummy_2d = _geometry(scene)
-    axes = tuple(range(len(scene.patch_size)))
+    axes = tuple(range(len(scene.patch_size))) if scene.mirrored else None
     return nnUNetTrainer.get_training_transforms(
         scene.patch_size, rotation, None, axes, dummy_2d, use_mask_for_norm=list(scene.use_mask_for_norm)
     )

@@ -14,6 +14,7 @@ from typing import Any
 from nnunet_synthtumour.schema import Range, SettingsError, leaves, merge, parse, setting, to_json
 
 BLOCK = "synthtumour"
+SHORT = 5000  # iterations up to which a training is a short one
 HEALTHY, UNLABELLED, LABELLED, PSEUDO = "healthy", "unlabelled", "labelled", "pseudo-labelled"
 ROLES = (HEALTHY, UNLABELLED, LABELLED, PSEUDO)
 

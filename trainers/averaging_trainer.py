@@ -17,13 +17,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.atomic_files import complete
 from nnunet_synthtumour.chosen_epoch import moved
-from nnunet_synthtumour.settings import Settings, settings_of
+from nnunet_synthtumour.settings import SHORT, Settings, settings_of
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
 from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
-
-SHORT = 5000  # iterations
 
 
 class AveragingTrainer(nnUNetTrainer):

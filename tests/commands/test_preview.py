@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -12,6 +13,8 @@ import SimpleITK as sitk
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.contact_sheet import middle_slice
 from nnunet_synthtumour.phantom import make_subject
+from nnunet_synthtumour.preview import is_mirrored
+from nnunet_synthtumour.settings import TrainingSettings
 
 
 def _looks_drawn(folder: Path, n: int) -> None:
@@ -73,3 +76,12 @@ def test_the_slice_with_most_of_the_lesion_is_shown() -> None:
     assert middle_slice(image, labels)[0][0, 0] == 3
     assert middle_slice(image, labels * 0)[0][0, 0] == 2
     assert middle_slice(image[0], labels[0])[0].shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "mirrored"),
+    [({}, True), ({"epochs": 21}, True), ({"epochs": 20, "iterations": 250}, False), ({"mirroring": False}, False),
+     ({"epochs": 2, "mirroring": True}, True)],
+)  # fmt: skip
+def test_patches_are_mirrored_as_in_training(given: dict[str, Any], mirrored: bool) -> None:
+    assert is_mirrored(TrainingSettings(**given)) is mirrored
