@@ -28,6 +28,7 @@ from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, read_dataset_json
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import write_image
+from nnunet_synthtumour.kept_settings import own_settings, without_cases
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, UNLABELLED, settings_of
 
 REPORT, OPTIONS = "alignment.json", "options.json"
@@ -51,8 +52,8 @@ class AlignOptions:
 
 @dataclass(frozen=True)
 class Aligned:
-    """Where the new data set lies, what it is aligned to, how many cases it has, which look misaligned and why, and
-    whether there are test images, which stay as they are."""
+    """Where the new data set lies, what it is aligned to, how many cases it has, which look misaligned and why, whether
+    there are test images, which stay as they are, and which settings of its own, other than the source's, it kept."""
 
     folder: Path
     reference: str
@@ -60,6 +61,7 @@ class Aligned:
     kept: int
     warnings: dict[str, str]
     test_images: bool = False
+    own_settings: tuple[str, ...] = ()
 
 
 def align_dataset(options: AlignOptions) -> Aligned:
@@ -82,6 +84,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
     }
     partners = _partners(options, cases)
     work = _work_folder(target, asked)
+    own = own_settings(target)
     name, stamp = (options.onto, []) if options.onto is not None else _reference(work, cases, options)
     block = dataset_json.get(BLOCK) or {}
     task = Task(
@@ -103,10 +106,13 @@ def align_dataset(options: AlignOptions) -> Aligned:
         records = pool.map(partial(align_case, task=task), cases, "aligning")
     _forget_others(work, cases, task.ending)
     warnings = warnings_of(records, task.reference_case)
-    _conclude(work, target, dataset_json, records, {**asked, "reference": name}, warnings)
+    new_block = _block(block, own, records)
+    _conclude(work, target, {**dataset_json, BLOCK: new_block}, records, {**asked, "reference": name}, warnings)
     if work != target:
         work.rename(target)
-    return Aligned(target, name, len(cases), kept, warnings, (source / "imagesTs").is_dir())
+    theirs, mine = without_cases(block), without_cases(new_block)
+    differing = tuple(sorted(key for key in {*theirs, *mine} if theirs.get(key) != mine.get(key)))
+    return Aligned(target, name, len(cases), kept, warnings, (source / "imagesTs").is_dir(), differing)
 
 
 def _source(given: str) -> str | Path:
@@ -291,26 +297,30 @@ def _conclude(
     }
     new = {key: value for key, value in dataset_json.items() if key != "dataset"}
     new |= {"name": target.name.partition("_")[2] or target.name, "numTraining": len(records)}
-    if BLOCK in new:
-        new[BLOCK] = _block(new[BLOCK], records)
+    if not new[BLOCK]:
+        del new[BLOCK]
     write_whole(work / "dataset.json", lambda at: at.write_text(json.dumps(new, indent=1), encoding="utf-8"))
     write_whole(work / REPORT, lambda at: at.write_text(json.dumps(report, indent=1), encoding="utf-8"))
 
 
-def _block(block: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The settings carried over, with the roles of what was aligned, and the intensities of the resampled images where
-    there were any."""
+def _block(
+    block: dict[str, Any], own: dict[str, Any] | None, records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:  # fmt: skip
+    """The source's settings, or the `own` ones of a data set that is aligned again; with the roles of what was aligned, and
+    the intensities of the resampled images where there were any."""
     from nnunet_synthtumour.intensities import uses_mask
 
-    block = {key: value for key, value in block.items() if key != "intensities"}
     cases = {record["case"] for record in records}
+    new = without_cases(block) if own is None else dict(own)
+    if "hosts" in block:
+        new["hosts"] = block["hosts"]
     if "roles" in block:
-        block["roles"] = {case: role for case, role in block["roles"].items() if case in cases}
+        new["roles"] = {case: role for case, role in block["roles"].items() if case in cases}
     found = {r["case"]: r["intensities"] for r in records if r["intensities"] is not None}
     if found:
         use_mask = str(uses_mask([of_case["relative_size"] for of_case in found.values()]))
-        block["intensities"] = {case: of_case["maps"][use_mask] for case, of_case in found.items()}
-    return block
+        new["intensities"] = {case: of_case["maps"][use_mask] for case, of_case in found.items()}
+    return new
 
 
 __all__ = ["AlignOptions", "Aligned", "align_dataset"]

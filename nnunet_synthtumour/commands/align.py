@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
     )
     kept = f", {done.kept} kept from an earlier run" if done.kept else ""
     print(f"{done.folder}: {done.cases} cases aligned to {done.reference}{kept}")
+    if done.own_settings:
+        print(f"It keeps settings of its own, other than the source's: {', '.join(done.own_settings)}.")
     if done.test_images:
         print("The test images (imagesTs, labelsTs) are not aligned and not in the new data set.")
     for case, why in done.warnings.items():

@@ -51,6 +51,39 @@ def test_finished_cases_are_kept_and_vanished_ones_forgotten(
     assert unchanged.stat().st_mtime_ns == times[unchanged]
 
 
+def test_settings_of_the_aligned_data_set_are_its_own(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    target = source.with_name(TARGET)
+    assert align("--reference", "c0") == 0
+    assert read(target / "dataset.json")[BLOCK]["training"] == {"seed": 3}
+    assert align("--reference", "c0") == 0
+    assert "settings of its own" not in capsys.readouterr().out
+    assert main(["settings", "-d", "11", "--set", "source.dataset=12", "--set", "training.epochs=77"]) == 0
+    about = read(source / "dataset.json")
+    about[BLOCK]["roles"]["c1"] = "unlabelled"
+    (source / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    assert align("--reference", "c0") == 0
+    block = read(target / "dataset.json")[BLOCK]
+    assert block["source"] == {"dataset": 12} and block["training"] == {"seed": 3, "epochs": 77}
+    assert block["roles"] == {"c0": "labelled", "c1": "unlabelled"}
+    assert "keeps settings of its own, other than the source's: source, training." in capsys.readouterr().out
+
+
+def test_a_data_set_without_a_block_keeps_the_settings_it_was_given(nnunet_folders: dict[str, Path]) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    about = read(source / "dataset.json")
+    del about[BLOCK]
+    (source / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    target = source.with_name(TARGET)
+    assert align("--reference", "c0") == 0
+    assert BLOCK not in read(target / "dataset.json")
+    assert main(["settings", "-d", "11", "--set", "training.epochs=77"]) == 0
+    assert align("--reference", "c0") == 0
+    assert read(target / "dataset.json")[BLOCK] == {"training": {"epochs": 77}}
+
+
 def test_a_reference_that_has_changed_is_followed(nnunet_folders: dict[str, Path]) -> None:
     source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
     assert align("--reference", "c0") == 0
