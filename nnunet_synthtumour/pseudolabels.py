@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, dataset_name, nnunet_folder
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.file_lock import take_lock
 from nnunet_synthtumour.junior_model import Junior, digest_of
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.pseudolabel_cases import (
@@ -191,17 +191,7 @@ def _predict(cases: list[PatientCase], job: Job, options: PseudoLabelOptions) ->
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[bool]:
-    """Whether this process holds the lock; the system takes it back from a process that is killed."""
-    if os.name == "nt":  # no such locks there
-        yield True
-        return
-    import fcntl
-
-    with lock.open("w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+def _alone(file: Path) -> Iterator[bool]:
+    """Whether no other process is at it."""
+    with file.open("w", encoding="utf-8") as stream:
+        yield take_lock(stream)

@@ -15,6 +15,7 @@ from nnunet_synthtumour.lesion_model import preset_files
 from nnunet_synthtumour.schema import parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
 from nnunet_synthtumour.settings import settings_of
+from nnunet_synthtumour.short_training import EPOCHS, number_in
 from nnunet_synthtumour.stages import Stage
 
 JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
@@ -185,11 +186,11 @@ class Recipe:
 
     def epochs(self, round_: int) -> int:
         """Epochs of one training, as far as it can be known by now."""
-        given = self.environment.get("SYNTHTUMOUR_EPOCHS")
+        given = number_in(self.environment, EPOCHS)
         file = self.raw / self.dataset(0) / "dataset.json"
         dataset_json = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         settings = settings_of(dataset_json)
-        return int(given or (round_ and settings.senior.epochs) or settings.training.epochs or 1000)
+        return given or (round_ and settings.senior.epochs) or settings.training.epochs or 1000
 
     def pseudolabels(self, round_: int) -> Stage:
         o = self.options

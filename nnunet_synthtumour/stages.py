@@ -6,7 +6,6 @@ made from did not run again; everything else is done again, and nnU-Net's own `-
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shlex
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.file_lock import take_lock
 from nnunet_synthtumour.guarded_command import guarded
 
 RECORD, LOCK, LOGS = "run.json", "run.lock", "logs"
@@ -136,16 +136,14 @@ def only_one(out: Path) -> Iterator[int]:
     What a killed run leaves behind ends within seconds, so a second run waits for it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as lock:
+    with (out / LOCK).open("w", encoding="utf-8") as stream:
         for _ in range(TRIES_FOR_LOCK):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if take_lock(stream):
                 break
-            except OSError:
-                time.sleep(0.25)
+            time.sleep(0.25)
         else:
             raise UserError(f"Another 'synthtumour run' is at work in {out}; wait for it or stop it.")
-        yield lock.fileno()
+        yield stream.fileno()
 
 
 def _sentence(command: Sequence[str], last: Sequence[str]) -> str | None:

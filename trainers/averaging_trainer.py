@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_synthtumour.atomic_files import complete
 from nnunet_synthtumour.chosen_epoch import moved
 from nnunet_synthtumour.settings import SHORT, Settings, settings_of
+from nnunet_synthtumour.short_training import EPOCHS, ITERATIONS, number_in
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
@@ -48,9 +49,9 @@ class AveragingTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings_of(dataset_json)
         training = self.settings.training
-        self.num_epochs = int(os.environ.get("SYNTHTUMOUR_EPOCHS") or self.epochs_wanted() or self.num_epochs)
-        self.num_iterations_per_epoch = int(
-            os.environ.get("SYNTHTUMOUR_ITERATIONS") or training.iterations or self.num_iterations_per_epoch
+        self.num_epochs = number_in(os.environ, EPOCHS) or self.epochs_wanted() or self.num_epochs
+        self.num_iterations_per_epoch = (
+            number_in(os.environ, ITERATIONS) or training.iterations or self.num_iterations_per_epoch
         )
         self._lr_of = {"sgd": self.initial_lr, "adamw": self.ADAMW_LR}
         self._resumed_optimizer: str | None = None
