@@ -56,14 +56,14 @@ class Run(Recipe):
                 folder.mkdir(parents=True, exist_ok=True)
             record = Record(self.out)
             self._check_nobody_elses(record)
-            for stage in self.stages(self.options.rounds):
-                record.finished(stage)  # what was finished with other options is said before anything is done
+            record.check(self.stages(self.options.rounds))  # before anything is done
             record.about = {"version": __version__, "options": _plain(asdict(self.options)),
                             "folders": {v: self.environment[v] for v in (RAW, PREPROCESSED, RESULTS)}}  # fmt: skip
             record.save()
             total = len(self.stages(self.options.rounds))
             progress = RunProgress(total)
-            for at, (stage, later) in enumerate(self._in_turn(record), 1):
+            for at, (next_stage, later) in enumerate(self._in_turn(record), 1):
+                stage = self._as_begun(next_stage, record)
                 if record.finished(stage):
                     progress.skip(at, stage)
                 else:
@@ -122,6 +122,19 @@ class Run(Recipe):
         from nnunet_synthtumour.pseudolabel_agreement import agreement
 
         return agreement(self.raw / self.dataset(round_ - 1), self.raw / self.dataset(round_)).mean
+
+    def _as_begun(self, stage: Stage, record: Record) -> Stage:
+        """A training goes on with what it was begun with. That there are other pseudo-labels by now is said."""
+        then = record.stages.get(stage.key, {}).get("made_of")
+        folder = stage.outputs[0].parent
+        if not then or then == stage.made_of or not folder.is_dir():
+            return stage
+        print(
+            f"{stage.title} was begun with older pseudo-labels than there are now; to train it anew, remove {folder} "
+            "and give the same command again",
+            flush=True,
+        )
+        return replace(stage, made_of=then)
 
     def _drop_what_is_no_result(self, stage: Stage, record: Record) -> None:
         """nnU-Net skips predictions that exist, be they of an older model or torn.

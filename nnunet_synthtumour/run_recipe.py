@@ -180,6 +180,7 @@ class Recipe:
                 outputs=tuple(self.model_folder(round_) / f"fold_{fold}" / name
                               for name in ("checkpoint_final.pth", "validation/summary.json")),
                 epochs=self.epochs(round_),
+                made_of=(read_json(self.provenance(round_)) or {}).get("digest", ""),
             )
             for fold in o.folds
         ]  # fmt: skip
@@ -202,8 +203,12 @@ class Recipe:
              *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before),
              "-chk", usual_checkpoint(self.trainer(before)),
              "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds, "-device", o.device, "-np", str(o.processes)),
-            outputs=(self.raw / self.dataset(round_) / PROVENANCE, self.preprocessed / self.dataset(round_) / PROVENANCE),
+            outputs=(self.provenance(round_), self.preprocessed / self.dataset(round_) / PROVENANCE),
+            after=tuple(training.key for training in self.trainings(before)),
         )  # fmt: skip
+
+    def provenance(self, round_: int) -> Path:
+        return self.raw / self.dataset(round_) / PROVENANCE
 
     def last(self, rounds: int) -> list[Stage]:
         """Predictions of junior and senior, their evaluation if the truth is known, and the report."""

@@ -36,6 +36,7 @@ class Stage:
     """A command and the files that must exist once it is finished. `inputs` are recorded, and compared on a re-run.
 
     `after` are keys of stages; when one of them ran again, so does this one. A stage that is `always` run is never done.
+    `made_of` is recorded; it stands for what a training, which is not done again because of that, is begun with.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Stage:
     inputs: tuple[Path, ...] = ()
     after: tuple[str, ...] = ()
     always: bool = False
+    made_of: str = ""
 
 
 class Record:
@@ -82,23 +84,55 @@ class Record:
 
     def finished(self, stage: Stage) -> bool:
         """Whether nothing is left to do. Raises `UserError` where the finished work is not what is asked for now."""
-        entry = self.stages.get(stage.key)
-        if stage.always or entry is None or entry["state"] != "finished":
+        if not self._is_kept(stage):
             return False
-        if not all(Path(path).exists() for path in entry["outputs"]) or self.outdated(stage):
-            return False  # with whatever options: nothing that it made is kept
+        self._compare(stage, stage)
+        return all(path.exists() for path in stage.outputs)
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """Raise `UserError` where what will be kept is not what is asked for now, or came of something that is not.
+
+        What a stage made may be gone, for want of space; what a later one made of it still is of those options and files.
+        """
+        again: set[str] = set()
+        for stage in stages:
+            if again.intersection(stage.after) or not (self._is_kept(stage) or self._goes_on(stage)):
+                again.add(stage.key)
+        kept: Stage | None = None
+        for stage in reversed(stages):
+            kept = kept if stage.key in again else stage
+            if kept is not None:
+                self._compare(stage, kept)
+
+    def _is_kept(self, stage: Stage) -> bool:
+        """Whether what a stage made is there and of what it is to be made from."""
+        entry = self.stages.get(stage.key)
+        if stage.always or entry is None or entry["state"] != "finished" or self.outdated(stage):
+            return False
+        return all(Path(path).exists() for path in entry["outputs"])
+
+    def _goes_on(self, stage: Stage) -> bool:
+        """Whether this is a training that will go on from a checkpoint."""
+        entry = self.stages.get(stage.key)
+        return bool(stage.epochs and entry and any(Path(entry["outputs"][0]).parent.glob("checkpoint_*.pth")))
+
+    def _compare(self, stage: Stage, kept: Stage) -> None:
+        """Complain where a stage, from which `kept` came, was run with other options or files."""
+        entry = self.stages.get(stage.key)
+        if entry is None:
+            return
+        why = "" if kept.key == stage.key else f", and '{kept.title}', which came after it, is kept"
         then, now = _what_counts(entry["command"]), _what_counts(stage.command)
         if then != now:
             raise UserError(
-                f"{self.file} says that stage '{stage.title}' was finished with other options (then "
-                f"{_others(then, now)}, now {_others(now, then)}); use the same options, or other folders and ids."
+                f"{self.file} says that stage '{stage.title}' was run with other options (then {_others(then, now)}, now "
+                f"{_others(now, then)}){why}; use the same options, or other folders and ids."
             )
         changed = [str(path) for path in stage.inputs if entry["inputs"].get(str(path)) != fingerprint(path)]
         if changed:
             raise UserError(
-                f"{changed[0]} has changed since stage '{stage.title}' was finished; use another -o and -d for the new files."
+                f"{changed[0]} has changed since stage '{stage.title}' was run{why}; use another -o and -d for the new files."
             )
-        return all(path.exists() for path in stage.outputs)
 
 
 def _what_counts(command: Sequence[str]) -> list[str]:
@@ -167,6 +201,7 @@ def run_stage(
         "inputs": {str(path): fingerprint(path) for path in stage.inputs},
         "outputs": [str(path) for path in stage.outputs],
         "after": record.stamps(stage.after),
+        "made_of": stage.made_of,
         "stamp": begun,
         "state": "started",
         "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(begun)),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,7 @@ class Faked:
     found: dict[str, list[str]]
     configurations: tuple[str, ...] = ("2d", "3d_fullres")
     fails: str = ""
+    digest: str = "one"
 
     def again(self, *options: str) -> list[str]:
         self.ran.clear()
@@ -161,7 +163,8 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Faked:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             plans = {"plans_name": path.stem, "configurations": {name: {} for name in fake.configurations}}
-            path.write_text(json.dumps(plans if stage.key == "plan" else {}), encoding="utf-8")
+            content = plans if stage.key == "plan" else {"digest": fake.digest}
+            path.write_text(json.dumps(content if path.name != "dataset.json" else {}), encoding="utf-8")
         if stage.key.startswith("predict-"):
             folder = stage.outputs[0].parent
             fake.found[stage.key] = sorted(file.name for file in folder.glob("*.nii.gz"))
@@ -185,7 +188,7 @@ def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_alway
     assert faked.again(*options) == ["report"]
     (final,) = out.glob("nnUNet_results/Dataset301_Run/*/fold_0/checkpoint_final.pth")
     final.unlink()
-    assert faked.again(*options) == ["junior-fold-0", "predict-junior", "evaluate-junior", "report"]
+    assert faked.again(*options) == ["junior-fold-0", "pseudolabels-1", "predict-junior", "evaluate-junior", "report"]
     assert faked.found["predict-junior"] == [], "predictions of the older model are no results"
     assert faked.again(*options, "--rounds", "2") == [
         "pseudolabels-2", "senior-2-fold-0", "predict-senior_2", "evaluate-senior_2", "report"
@@ -193,6 +196,53 @@ def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_alway
     assert faked.again(*options, "-device", "mps") == ["report"]
     assert main(["run", *options, "-n", "Other"]) == 2
     assert "other options" in capsys.readouterr().err
+
+
+def test_other_images_or_lesions_do_not_take_the_place_of_those_that_a_model_was_trained_on(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, out = _options(tmp_path), tmp_path / "out"
+    faked.again(*options)
+    shutil.rmtree(out / "nnUNet_raw" / "Dataset301_Run")
+    assert main(["run", *options, "--preset", "stroke"]) == 2
+    assert "other options (then glioma, now stroke), and 'nnU-Net looks at" in capsys.readouterr().err
+    assert faked.again(*options) == ["prepare", "predict-junior", "predict-senior_1", "evaluate-junior",
+                                     "evaluate-senior_1", "report"]  # fmt: skip
+    shutil.rmtree(out / "nnUNet_raw")
+    shutil.rmtree(out / "nnUNet_preprocessed")
+    _write(_ball(98, False)[0], tmp_path / "healthy" / "healthy_9.nii.gz")
+    assert main(["run", *options]) == 2
+    assert "healthy has changed since stage 'raw data set" in capsys.readouterr().err
+    shutil.rmtree(out / "nnUNet_results")
+    assert "junior-fold-0" in faked.again(*options), "nothing is left of the other images"
+
+
+def test_a_senior_of_older_pseudo_labels_is_kept_and_said(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, out = _options(tmp_path), tmp_path / "out"
+    faked.again(*options)
+    assert faked.again(*options) == ["report"]
+    assert "older pseudo-labels" not in capsys.readouterr().out
+    (junior,) = out.glob("nnUNet_results/Dataset301_Run/*/fold_0")
+    (senior,) = out.glob("nnUNet_results/Dataset302_RunSenior1/*/fold_0")
+    shutil.rmtree(junior)
+    faked.digest = "another"
+    again = faked.again(*options)
+    assert "pseudolabels-1" in again and "senior-1-fold-0" not in again
+    for _ in range(2):
+        said = capsys.readouterr().out
+        assert "senior, fold 0 was begun with older pseudo-labels than there are now" in said
+        assert f"remove {senior} and" in said
+        assert faked.again(*options) == ["report"]
+    (senior / "checkpoint_final.pth").unlink()  # goes on
+    assert "senior-1-fold-0" in faked.again(*options)
+    assert "older pseudo-labels" in capsys.readouterr().out
+    faked.again(*options)
+    assert "older pseudo-labels" in capsys.readouterr().out
+    shutil.rmtree(senior)
+    assert "senior-1-fold-0" in faked.again(*options)
+    assert "older pseudo-labels" not in capsys.readouterr().out
 
 
 def test_of_a_killed_prediction_as_many_files_are_dropped_as_it_had_processes(tmp_path: Path, faked: Faked) -> None:

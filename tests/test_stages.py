@@ -78,6 +78,30 @@ def test_a_stage_is_done_again_after_what_it_was_made_from_or_without_its_output
     assert not Record(tmp_path).finished(_stage(tmp_path, code + " # another", "two"))
 
 
+def test_what_is_gone_is_not_made_of_something_else_while_what_came_of_it_is_kept(tmp_path: Path) -> None:
+    given = tmp_path / "given.nii.gz"
+    given.write_text("a", encoding="utf-8")
+    code = "open({!r}, 'w').close()"
+    first = _stage(tmp_path, code.format(str(tmp_path / "one")), inputs=(given,))
+    second = _stage(tmp_path, code.format(str(tmp_path / "two")), "two")
+    other = _stage(tmp_path, code.format(str(tmp_path / "one")) + " # another", inputs=(given,))
+    _run(first, tmp_path)
+    _run(second, tmp_path)
+    (tmp_path / "one").unlink()
+    Record(tmp_path).check([first, second])
+    with pytest.raises(UserError, match=r"'stage one' was run with other options .* and 'stage two', .* is kept; use"):
+        Record(tmp_path).check([other, second])
+    Record(tmp_path).check([other, replace(second, after=("one",))])  # will be made anew of it
+    given.write_text("another", encoding="utf-8")
+    with pytest.raises(UserError, match=r"given\.nii\.gz has changed since stage 'stage one' was run, and 'stage two'"):
+        Record(tmp_path).check([first, second])
+    (tmp_path / "two").unlink()
+    Record(tmp_path).check([other, second])
+    (tmp_path / "checkpoint_latest.pth").touch()
+    with pytest.raises(UserError, match="is kept"):  # a training that goes on
+        Record(tmp_path).check([other, replace(second, epochs=3)])
+
+
 def test_a_failed_stage_tells_its_last_words_and_is_not_finished(tmp_path: Path) -> None:
     stage = _stage(tmp_path, "import sys; print('the disk is full'); sys.exit(3)")
     with pytest.raises(StageFailed, match=r"code 3.*\n.*the disk is full"):
