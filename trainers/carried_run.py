@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_synthtumour.atomic_files import complete
+from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
 
 MARK = "begun.json"
 
@@ -23,16 +24,18 @@ def carry_to_all(
     targets: Sequence[str],
     mark: dict[str, Any],
     carry: Callable[[str, Path], dict[str, Any]],
-    finish: Callable[[Path, list[dict[str, Any]]], None],
     rank: int = 0,
     ranks: int = 1,
+    draw: Callable[[Path, list[dict[str, Any]]], None] | None = None,
 ) -> None:
-    """`carry(target, scratch)` writes a target's files and returns its row of the report; `finish(scratch, rows)` writes
-    the report. Targets that an earlier run with the same `mark` finished are kept."""
+    """`carry(target, scratch)` writes a target's files and returns its row of the report, and `draw(scratch, rows)` what is
+    shown of all. What an earlier run with the same `mark` finished is kept, be it some targets or all."""
     scratch = folder.with_name(f".{folder.name}")
     if rank == 0:
-        _begin(scratch, mark)
+        _begin(folder, scratch, mark)
     _wait(ranks)
+    if not scratch.is_dir():
+        return
     for target in tqdm(targets[rank::ranks], desc="Labels carried", unit="target", disable=rank != 0):
         file = scratch / f"{target}.json"
         if not file.is_file():
@@ -43,7 +46,9 @@ def carry_to_all(
     if rank == 0:
         files = [scratch / f"{target}.json" for target in targets]
         rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-        finish(scratch, rows)
+        write_report(scratch, mark, rows)
+        if draw is not None:
+            draw(scratch, rows)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.replace(folder)
         for file in (*files, scratch / MARK):  # until now, a run that is killed has all it needs to go on
@@ -68,11 +73,15 @@ def digest_of(cases: Any, names: Sequence[str]) -> str:
     return found.hexdigest()
 
 
-def _begin(scratch: Path, mark: dict[str, Any]) -> None:
+def _begin(folder: Path, scratch: Path, mark: dict[str, Any]) -> None:
+    """`scratch` with the targets that are done; none where all of them are, in `folder`."""
     file, wanted = scratch / MARK, json.dumps(mark, sort_keys=True)
-    if file.is_file() and file.read_text(encoding="utf-8") == wanted:
+    done = is_complete(folder, mark)
+    if not done and file.is_file() and file.read_text(encoding="utf-8") == wanted:
         return
     shutil.rmtree(scratch, ignore_errors=True)
+    if done:
+        return
     scratch.mkdir(parents=True)
     file.write_text(wanted, encoding="utf-8")
 

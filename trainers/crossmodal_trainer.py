@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
-from nnunet_synthtumour.trainers.carried_labels import dataset_with_carried_labels, is_complete, write_report
+from nnunet_synthtumour.trainers.carried_labels import dataset_with_carried_labels, is_complete
 from nnunet_synthtumour.trainers.carried_report import write_page
-from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest
+from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest, digest_of
 from nnunet_synthtumour.trainers.carrying import LabelCarrier
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
 from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
@@ -180,14 +181,13 @@ class CrossModalTrainer(DeepAtlasTrainer):
         super().on_train_epoch_start()
 
     def _begin_with_carried_labels(self) -> None:
-        first = not is_complete(self.carried_folder)
         self._save_before_carrying()
         self.carry_labels()
-        if self.dataloader_train is not self.dataloader_pairs:
-            self.dataloader_train._finish() if hasattr(self.dataloader_train, "_finish") else None
-            self.dataloader_val._finish() if hasattr(self.dataloader_val, "_finish") else None
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if loader is not self.dataloader_pairs and hasattr(loader, "_finish"):
+                loader._finish()
         self.dataloader_train, self.dataloader_val = self._target_loaders()
-        if first:
+        if self.stage(self.current_epoch - 1) == ALONE:
             self._best_ema = None  # what was before had nothing to be measured by
 
     def _save_before_carrying(self) -> None:
@@ -203,21 +203,22 @@ class CrossModalTrainer(DeepAtlasTrainer):
         """Register sources to every target, fuse their labels, ignore what is not trusted; with a report."""
         assert self.registration is not None
         self.print_to_log_file("Carrying labels over to the targets")
-        about = {"epoch": self.current_epoch, "settings": dataclasses.asdict(self.settings.crossmodal)}
+        targets = [target for target in self.unlabelled if self.settings.roles[target] != LABELLED]
         base = infer_dataset_class(self.preprocessed_dataset_folder)(self.preprocessed_dataset_folder, self.unlabelled)
         writer = self.carried_writer(base, self.pairs_of.grid, int(self.label_manager.ignore_label))
         crossing = Crossing(self.carrier(), writer, self._sources_of, self.settings.crossmodal)
-
-        def finish(scratch: Path, rows: list[dict[str, Any]]) -> None:
-            write_report(scratch, about, rows)
-            write_page(scratch, rows, list(writer.names.values()))
-
         carry_to_all(
-            self.carried_folder,
-            [target for target in self.unlabelled if self.settings.roles[target] != LABELLED],
-            {**about, "network": digest(self.registration.bare.state_dict())},
-            crossing.to_target, finish, self.local_rank, self.ranks,
+            self.carried_folder, targets, self._mark_of_carrying(targets), crossing.to_target, self.local_rank, self.ranks,
+            draw=lambda scratch, rows: write_page(scratch, rows, list(writer.names.values())),
         )  # fmt: skip
+
+    def _mark_of_carrying(self, targets: Sequence[str]) -> dict[str, Any]:
+        """All that carried labels depend on: those that were made with another mark are carried anew."""
+        assert self.registration is not None and self.settings.source is not None
+        return {"epoch": self.current_epoch, "settings": dataclasses.asdict(self.settings.crossmodal),
+                "registration": dataclasses.asdict(self.settings.registration), "pairing": self.settings.source.pairing,
+                "network": digest(self.registration.bare.state_dict()),
+                "images": digest_of(self.pairs_of, [*self.labelled, *targets])}  # fmt: skip
 
     def carrier(self) -> LabelCarrier:
         """What registers sources to targets, with the registration network as it is now."""

@@ -16,7 +16,7 @@ from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.model_files import FILE_NAME, save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
-from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
+from nnunet_synthtumour.trainers.carried_labels import is_complete
 from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.case_splits import restrict
@@ -206,8 +206,7 @@ class DeepAtlasTrainer(AveragingTrainer):
             fitter.relays(labelled, self.fitted_to, relays),
         )  # fmt: skip
         carry_to_all(
-            self.carried_folder, self.fitted_to, mark, fitting.to_target,
-            lambda scratch, rows: write_report(scratch, mark, rows), self.local_rank, self.ranks,
+            self.carried_folder, self.fitted_to, mark, fitting.to_target, self.local_rank, self.ranks
         )  # fmt: skip
 
     def carried_writer(self, dataset: Any, grid: Grid, ignore: int) -> CarriedWriter:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from nnunet_synthtumour.kept_settings import PER_CASE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", metavar="DATASET", required=True, help="data set id, name, or a dataset.json")
@@ -18,9 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--all", action="store_true", help="also list roles, hosts and intensities case by case")
-
-
-PER_CASE = ("roles", "hosts", "intensities")
 
 
 def run(args: argparse.Namespace) -> None:

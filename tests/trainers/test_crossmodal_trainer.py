@@ -149,6 +149,11 @@ def test_a_killed_run_carries_only_what_is_missing(
     trainer.carried_folder.rename(trainer.carried_folder.with_name(".carried_labels"))
     trainer.carry_labels()
     assert len(done) == 2 * len(TARGETS), "another network carries all labels anew"
+    trainer.carry_labels()
+    assert len(done) == 2 * len(TARGETS), "the same one does not"
+    trainer.pairs_of.values = {}  # as if the source's labels had been corrected
+    trainer.carry_labels()
+    assert len(done) == 3 * len(TARGETS), "other labels are carried anew"
 
 
 def test_a_training_that_is_killed_while_it_carries_goes_on_with_the_same_network(
@@ -165,6 +170,26 @@ def test_a_training_that_is_killed_while_it_carries_goes_on_with_the_same_networ
     assert resumed.current_epoch == 1
     resumed.run_training()
     assert done == [*kept, *(c for c in TARGETS if c not in kept)]
+
+
+def test_a_training_that_is_killed_after_it_carried_does_not_carry_again(
+    two: Path, killed: tuple[list[str], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, revive = killed
+    revive()
+    trainer = trainer_of(two)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(CrossModalTrainer, "_target_loaders", _dies)
+        trainer.run_training()
+    assert sorted(done) == sorted(TARGETS)
+    resumed = trainer_of(two, resume=True)
+    resumed.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    resumed.run_training()
+    assert len(done) == len(TARGETS) and resumed.current_epoch == 2
+
+
+def _dies(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_graph_network_trains(two: Path) -> None:

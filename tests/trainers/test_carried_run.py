@@ -1,0 +1,54 @@
+"""What is carried once is not carried again, unless something that it depends on has changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_synthtumour.trainers.carried_labels import REPORT
+from nnunet_synthtumour.trainers.carried_run import carry_to_all
+
+TARGETS = ["a", "b", "c"]
+
+
+class Carrying:
+    """Notes what is carried; dies before the target `dies_at`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.done, self.dies_at = folder, [], ""
+
+    def __call__(self, network: str) -> list[str]:
+        before = len(self.done)
+        carry_to_all(self.folder, TARGETS, {"epoch": 5, "network": network}, self.to_target)
+        return self.done[before:]
+
+    def to_target(self, target: str, scratch: Path) -> dict[str, Any]:
+        if target == self.dies_at:
+            raise KeyboardInterrupt
+        self.done.append(target)
+        (scratch / f"{target}_seg.npy").touch()
+        return {"case": target}
+
+
+def test_the_same_network_carries_once_and_another_anew(tmp_path: Path) -> None:
+    carry = Carrying(tmp_path / "carried_labels")
+    assert [carry("one"), carry("one"), carry("other"), carry("one")] == [TARGETS, [], TARGETS, TARGETS]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["carried_labels"]
+    report = json.loads((carry.folder / REPORT).read_text(encoding="utf-8"))
+    assert report == {"epoch": 5, "network": "one", "cases": [{"case": target} for target in TARGETS]}
+
+
+def test_what_a_killed_run_left_is_of_use_to_the_same_network_alone(tmp_path: Path) -> None:
+    carry = Carrying(tmp_path / "carried_labels")
+    assert carry("one") == TARGETS
+    carry.dies_at = "c"
+    with pytest.raises(KeyboardInterrupt):
+        carry("other")
+    assert carry("one") == []  # all of them are still there
+    with pytest.raises(KeyboardInterrupt):
+        carry("other")
+    carry.dies_at = ""
+    assert carry("other") == ["c"]
