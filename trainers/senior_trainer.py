@@ -14,6 +14,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_synthtumour.donor_cutting import build_bank
 from nnunet_synthtumour.errors import Refusal, UserError
+from nnunet_synthtumour.junior_model import file_digest
 from nnunet_synthtumour.settings import LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.donors import Donors
 from nnunet_synthtumour.trainers.fixed_patches import PASTED, SHIFTED, FixedPatch
@@ -82,6 +83,11 @@ class SynthTumourSeniorTrainer(SynthTumourTrainer):
         for fold in folds:
             file = folder / f"fold_{fold}" / about["checkpoint"]
             if file.is_file():
+                if about["checkpoints"].get(fold) not in (None, file_digest(file)):
+                    raise Refusal(
+                        f"{file} is another one than that which wrote {self.plans_manager.dataset_name}'s pseudo-labels; "
+                        "repeat 'synthtumour pseudolabel', put it back, or set synthtumour.senior.start to 'scratch'."
+                    )
                 return file
         raise Refusal(
             f"There is no {file}, from which the senior starts; put it back or set synthtumour.senior.start to 'scratch'."

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.junior_model import file_digest
 from nnunet_synthtumour.trainers.senior_trainer import SynthTumourSeniorTrainer
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import make_trainer
@@ -77,7 +78,8 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
     junior.run_training()
     about: dict[str, Any] = {
         "junior": str(Path(junior.output_folder_base).relative_to(tmp_path)),
-        "checkpoint": "checkpoint_final.pth", "checkpoints": {"0": "digest"},
+        "checkpoint": "checkpoint_final.pth",
+        "checkpoints": {"0": file_digest(Path(junior.output_folder) / "checkpoint_final.pth")},
     }  # fmt: skip
     senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
     with pytest.raises(Refusal, match="does not say which junior"):
@@ -91,6 +93,10 @@ def test_starts_from_the_junior_that_labelled_the_patients(toy: Path, tmp_path: 
     senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
     senior.dataset_json["synthtumour_provenance"] = {**about, "checkpoint": "gone.pth"}
     with pytest.raises(Refusal, match=r"There is no .*gone\.pth"):
+        senior.initialize()
+    senior = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT)
+    senior.dataset_json["synthtumour_provenance"] = {**about, "checkpoints": {"0": "of an older junior"}}
+    with pytest.raises(Refusal, match=r"checkpoint_final\.pth is another one than that which wrote the pseudo-labels"):
         senior.initialize()
 
 
