@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.align_checks import draw_check
 from nnunet_synthtumour.align_reference import background_value, grid_centre
+from nnunet_synthtumour.atomic_files import complete, read_json, write_json
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import read_or_refuse, write_image, write_transform
 from nnunet_synthtumour.registration.affine_alignment import affine_transform, similarity_after
@@ -75,10 +75,7 @@ def stamp_of(files: Sequence[Path]) -> list[Any]:
 
 def finished(case: RawCase, task: Task) -> dict[str, Any] | None:
     """The record of a case that an earlier run finished from the same files, if what it made is still there."""
-    try:
-        record: dict[str, Any] = json.loads((task.out / RECORDS / f"{case.name}.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
+    record: dict[str, Any] = read_json(task.out / RECORDS / f"{case.name}.json") or {}
     same = record.get("files") == task.stamp(case) and all(file.is_file() for file in task.results(case))
     return record if same else None
 
@@ -106,17 +103,18 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     warped = [sitk.Resample(image, grid, transform, sitk.sitkLinear, background_value(image)) for image in images]
     for channel, image in enumerate(warped):
         file = task.out / "imagesTr" / f"{case.name}_{channel:04d}{task.ending}"
-        write_whole(file, lambda at, image=image: write_image(image, at))  # type: ignore[misc]
+        write_image(image, file)
     label = None
     if case.label is not None:
         label = read_or_refuse(case.label)
         _lie_where_nnunet_sees_it(label, case.label, images[0], case.images[0])
         label = sitk.Resample(label, grid, transform, sitk.sitkNearestNeighbor, case.outside)
         file = task.out / "labelsTr" / f"{case.name}{task.ending}"
-        write_whole(file, lambda at: write_image(label, at))
-    write_whole(task.out / "transforms" / f"{case.name}.tfm", lambda at: write_transform(_plain(transform), at))
+        write_image(label, file)
+    write_transform(_plain(transform), task.out / "transforms" / f"{case.name}.tfm")
     title = f"{case.name}: {'not aligned' if after is None else f'similarity {after:.3f}'}"
-    write_whole(task.out / "checks" / f"{case.name}.png", lambda at: draw_check(grid, warped[0], at, title))
+    with complete(task.out / "checks" / f"{case.name}.png") as scratch:
+        draw_check(grid, warped[0], scratch, title)
     record = {
         "case": case.name,
         "similarity_before": before,
@@ -126,8 +124,7 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
         "intensities": _intensities(warped, label, task) if task.intensities else None,
         "files": task.stamp(case),
     }
-    text = json.dumps(record)
-    write_whole(task.out / RECORDS / f"{case.name}.json", lambda at: at.write_text(text, encoding="utf-8"))
+    write_json(record, task.out / RECORDS / f"{case.name}.json")
     return record
 
 
@@ -137,16 +134,6 @@ def _lie_where_nnunet_sees_it(image: sitk.Image, file: Path, first: sitk.Image, 
     if not size_and_spacing:
         raise UserError(f"{file} has another size or spacing than {first_file}; resample one to the other.")
     image.CopyInformation(first)
-
-
-def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
-    """`write` to a hidden neighbour that then takes the name of `file`: a file of that name is never half a file."""
-    scratch = file.with_name(f".unfinished_{file.name}")
-    try:
-        write(scratch)
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _transform(reference: sitk.Image, image: sitk.Image, name: str, task: Task) -> tuple[sitk.Transform, str | None]:

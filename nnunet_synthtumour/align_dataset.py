@@ -20,10 +20,10 @@ from nnunet_synthtumour.align_case import (
     align_case,
     finished,
     stamp_of,
-    write_whole,
 )
 from nnunet_synthtumour.align_checks import warnings_of
 from nnunet_synthtumour.align_reference import AUTO, on_spacing, reference_image
+from nnunet_synthtumour.atomic_files import write_json
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, read_dataset_json
 from nnunet_synthtumour.errors import UserError
@@ -219,7 +219,7 @@ def _work_folder(target: Path, asked: dict[str, Any]) -> Path:
     if _asked(scratch / OPTIONS) != asked:
         shutil.rmtree(scratch, ignore_errors=True)
     _make_subfolders(scratch)
-    write_whole(scratch / OPTIONS, lambda at: at.write_text(json.dumps({"asked": asked}), encoding="utf-8"))
+    write_json({"asked": asked}, scratch / OPTIONS)
     return scratch
 
 
@@ -251,9 +251,9 @@ def _reference(work: Path, cases: Sequence[RawCase], options: AlignOptions) -> t
     source = images.get(name, Path(name))
     stamp = stamp_of([source.absolute()]) if source.is_file() else []  # a template is the mean of many
     grid = on_spacing(image, options.spacing)
-    write_whole(work / REFERENCE, lambda at: write_image(image, at))
-    write_whole(work / GRID, lambda at: write_image(grid, at))
-    write_whole(chosen, lambda at: at.write_text(json.dumps({"reference": name, "stamp": stamp}), encoding="utf-8"))
+    write_image(image, work / REFERENCE)
+    write_image(grid, work / GRID)
+    write_json({"reference": name, "stamp": stamp}, chosen)
     return name, stamp
 
 
@@ -299,8 +299,8 @@ def _conclude(
     new |= {"name": target.name.partition("_")[2] or target.name, "numTraining": len(records)}
     if not new[BLOCK]:
         del new[BLOCK]
-    write_whole(work / "dataset.json", lambda at: at.write_text(json.dumps(new, indent=1), encoding="utf-8"))
-    write_whole(work / REPORT, lambda at: at.write_text(json.dumps(report, indent=1), encoding="utf-8"))
+    write_json(new, work / "dataset.json")
+    write_json(report, work / REPORT)
 
 
 def _block(

@@ -23,6 +23,12 @@ def complete(file: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+def forget_unfinished(folder: Path) -> None:
+    """Remove what killed runs left in a folder and below: nnU-Net takes hidden images for cases."""
+    for scratch in folder.rglob(".[0-9]*.*"):
+        scratch.unlink()
+
+
 def write_json(value: Any, file: Path) -> None:
     with complete(file) as scratch:
         scratch.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -6,7 +6,8 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from nnunet_synthtumour.atomic_files import complete
 from nnunet_synthtumour.errors import UserError
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".gipl", ".gipl.gz", ".hdr", ".img.gz", ".hdr.gz")
@@ -77,20 +79,22 @@ def read_or_refuse(path: Path) -> sitk.Image:
 def check_complete(file: Path) -> None:
     """Raise `UnusableImage` for a NIfTI file that was cut off: ITK fills what is missing with zeros, without a word.
 
-    What is no NIfTI file in spite of its name is left to ITK, which refuses it.
+    What is no NIfTI file in spite of its name is left to ITK, which refuses it with a `RuntimeError`.
     """
     if not file.name.lower().endswith(NIFTI):
         return
     try:
         with _unpacked(file) as stream:
             voxels = _voxels(stream)
-            wanted = 0 if voxels is None else voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
-            complete = _bytes_in(stream) >= wanted
+            if voxels is None:
+                _header(file)
+                return
+            whole = _bytes_in(stream) >= voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        complete = False
+        whole = False
     except OSError as error:
         raise UnusableImage(f"{file.name} cannot be read ({error.strerror or error}); replace it") from error
-    if not complete:
+    if not whole:
         raise UnusableImage(f"{file.name} is not complete; copy it again")
 
 
@@ -129,11 +133,16 @@ def _bytes_in(stream: io.BufferedIOBase) -> int:
     return sum(len(part) for part in iter(lambda: stream.read(1 << 20), b""))
 
 
-def _read_file(file: Path) -> sitk.Image:
-    check_complete(file)
+def _header(file: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
-    reader.ReadImageInformation()  # a long time series is refused before it is loaded
+    reader.ReadImageInformation()
+    return reader
+
+
+def _read_file(file: Path) -> sitk.Image:
+    check_complete(file)
+    reader = _header(file)  # a long time series is refused before it is loaded
     size = reader.GetSize()
     if any(n > 1 for n in size[3:]):
         raise UnusableImage(f"{file.name} has {len(size)} dimensions; split it into 3D images")
@@ -158,21 +167,41 @@ def _read_series(folder: Path) -> sitk.Image:
     return reader.Execute()
 
 
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """`complete` for what ITK writes, with a look at what is there: ITK does not always say that a disk was full.
+
+    Raises `UserError` where the file could not be written.
+    """
+    try:
+        with complete(file) as scratch:
+            yield scratch
+            check_complete(scratch)
+            if scratch.name.endswith(ENDINGS) and not scratch.name.endswith(NIFTI):
+                sitk.ReadImage(str(scratch))
+    except (OSError, RuntimeError, UnusableImage) as error:
+        raise UserError(f"{file} cannot be written; is the disk full, or the folder not yours?") from error
+
+
 def write_image(image: sitk.Image, file: Path) -> None:
-    """Write a file; raises `UserError` where that fails."""
-    _write(sitk.WriteImage, image, file)
+    """Write a file, whole or not at all; raises `UserError` where that fails."""
+    with written(file) as scratch:
+        sitk.WriteImage(image, str(scratch))
+        wanted = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+        if file.name.endswith(".gipl") and scratch.stat().st_size < wanted:
+            raise OSError("cut off")
 
 
 def write_transform(transform: sitk.Transform, file: Path) -> None:
-    """Write a file; raises `UserError` where that fails."""
-    _write(sitk.WriteTransform, transform, file)
-
-
-def _write(write: Callable[[Any, str], None], what: Any, file: Path) -> None:
-    try:
-        write(what, str(file))
-    except RuntimeError as error:
-        raise UserError(f"{file} cannot be written; is the disk full, or the folder not yours?") from error
+    """Write a file, whole or not at all; raises `UserError` where that fails."""
+    with written(file) as scratch:
+        sitk.WriteTransform(transform, str(scratch))
+        there = sitk.ReadTransform(str(scratch))
+        if [there.GetParameters(), there.GetFixedParameters()] != [
+            transform.GetParameters(),
+            transform.GetFixedParameters(),
+        ]:
+            raise OSError("cut off")
 
 
 def size_on_disk(path: Path) -> int:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
+from nnunet_synthtumour.atomic_files import forget_unfinished, read_json, write_json
+from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
 from nnunet_synthtumour.image_checks import check_case, complain
-from nnunet_synthtumour.image_files import read_image
+from nnunet_synthtumour.image_files import read_image, write_image
 from nnunet_synthtumour.image_folders import Case
 from nnunet_synthtumour.intensities import crop, recorded, uses_mask
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import HEALTHY
+from nnunet_synthtumour.stages import fingerprint
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
 
 IGNORE = 9999
@@ -41,7 +43,6 @@ class Growth:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     hosts: tuple[Path | None, ...] = ()
     sub_regions: bool = False
-    start: int = 0
 
     def model_overrides(self) -> dict[str, Any]:
         """Files keep what they show: distractors belong to training, unless asked for."""
@@ -57,15 +58,9 @@ def grow_files(growth: Growth, processes: int = 1) -> list[str]:
     hosts = growth.hosts or (None,) * len(growth.images)
     check_images(list(zip(growth.images, hosts, strict=True)))
     _check_same_run(growth)
-    for sub in ("imagesTr", "labelsTr", "parameters"):
-        (growth.out / sub).mkdir(parents=True, exist_ok=True)
-    jobs = [(growth, k) for k in range(growth.number)]
-    bar = {"total": len(jobs), "desc": "growing", "unit": "case", "disable": None}
-    if processes <= 1:
-        names = [_grow_one(job) for job in tqdm(jobs, **bar)]
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            names = list(tqdm(pool.map(_grow_one, jobs), **bar))
+    with CasePool(processes) as pool:
+        names = pool.map(partial(_grow_one, growth), range(growth.number), "growing")
+    forget_unfinished(growth.out)
     # what an earlier run with a larger number left is part of the data set too
     _write_dataset_json(growth, len(list((growth.out / "labelsTr").glob("*.nii.gz"))))
     return names
@@ -73,6 +68,7 @@ def grow_files(growth: Growth, processes: int = 1) -> list[str]:
 
 def _check_same_run(growth: Growth) -> None:
     """Mixing the cases of two different runs in one folder is a mistake that nobody would see later."""
+    hosts = [host for host in growth.hosts if host is not None]
     block = {
         "images": [[str(f.resolve()) for f in files] for files in growth.images],
         "preset": to_json(load_model(growth.preset, growth.model_overrides())),
@@ -80,23 +76,26 @@ def _check_same_run(growth: Growth) -> None:
         "channels": list(growth.channels),
         "hosts": [None if host is None else str(host.resolve()) for host in growth.hosts],
         "sub_regions": growth.sub_regions,
+        "fingerprints": {str(f.resolve()): fingerprint(f) for f in chain(*growth.images, hosts)},
     }
     file = growth.out / "grow.json"
     if growth.out.exists() and any(growth.out.iterdir()):
-        if not file.is_file():
+        present = read_json(file)
+        if present is None:
             raise UserError(f"{growth.out} is not empty and was not made by 'synthtumour grow'; choose another folder.")
-        if json.loads(file.read_text(encoding="utf-8")) != block:
-            raise UserError(f"{growth.out} holds cases grown with other options; choose another folder or remove it.")
-    growth.out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(block, indent=1), encoding="utf-8")
+        if present != block:
+            raise UserError(
+                f"{growth.out} holds cases grown with other options, or in images that have changed since; "
+                "choose another folder or remove it."
+            )
+    write_json(block, file)
 
 
-def _grow_one(job: tuple[Growth, int]) -> str:
-    growth, k = job
+def _grow_one(growth: Growth, k: int) -> str:
     which = k % len(growth.images)
     name = f"case_{k:04d}"
     parameters = growth.out / "parameters" / f"{name}.json"
-    if parameters.is_file():
+    if read_json(parameters) is not None:  # written last
         return name
     images, host, _, arbitrary = load_raw(
         growth.images[which], growth.channels, growth.hosts[which] if growth.hosts else None
@@ -116,7 +115,7 @@ def _grow_one(job: tuple[Growth, int]) -> str:
     _write_like(images[0], label[0].astype(np.uint8), growth.out / "labelsTr" / f"{name}.nii.gz", sitk.sitkUInt8)
     about = {"image": [str(f) for f in growth.images[which]], "lesions": to_json(drawn),
              "volume_ml": float((label > 0).sum() * np.prod(spacing) / 1000)}  # fmt: skip
-    parameters.write_text(json.dumps(about), encoding="utf-8")
+    write_json(about, parameters)
     return name
 
 
@@ -152,7 +151,7 @@ def _write_like(like: sitk.Image, array: np.ndarray, file: Path, pixel_type: int
         array = np.clip(np.round(array), limits.min, limits.max)
     image = sitk.Cast(sitk.GetImageFromArray(array.astype(np.float64)), pixel_type)
     image.CopyInformation(like)
-    sitk.WriteImage(image, str(file))
+    write_image(image, file)
 
 
 def _write_dataset_json(growth: Growth, n: int) -> None:
@@ -163,7 +162,7 @@ def _write_dataset_json(growth: Growth, n: int) -> None:
         "numTraining": n,
         "file_ending": ".nii.gz",
     }
-    (growth.out / "dataset.json").write_text(json.dumps(block, indent=1), encoding="utf-8")
+    write_json(block, growth.out / "dataset.json")
 
 
 __all__ = ["Growth", "LesionParameters", "check_images", "grow_files", "load_raw"]

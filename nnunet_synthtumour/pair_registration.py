@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nnunet_synthtumour.align_reference import background_value
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.image_files import write_image
+from nnunet_synthtumour.image_files import write_image, write_transform
 from nnunet_synthtumour.pair_images import Pair, on_one_grid, read_image
 from nnunet_synthtumour.pair_network import PairNetwork, network_for
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
@@ -31,11 +31,10 @@ from nnunet_synthtumour.registration.instance import (
 from nnunet_synthtumour.registration.metrics import folds_percent, overlap, sd_log_jacobian
 from nnunet_synthtumour.registration.pair_files import (
     affine_matrix,
+    affine_transform_of,
     displacement_image,
     load_field,
     resample,
-    save_affine,
-    save_field,
     total_displacement,
     total_inverse,
 )
@@ -202,12 +201,9 @@ def _write_files(
     grids = pair.fixed_grid, pair.moving_grid
     there = displacement_image(total_displacement(forward, *grids, matrix), *grids)
     back = displacement_image(total_inverse(backward, *grids, matrix), *grids[::-1])
-    try:
-        save_field(there, request.out / "field.nii.gz")
-        save_field(back, request.out / "inverse_field.nii.gz")
-        save_affine(matrix, request.out / "affine.tfm")
-    except RuntimeError as error:
-        raise UserError(f"{request.out} cannot be written to; is the disk full, or the folder not yours?") from error
+    write_image(there, request.out / "field.nii.gz")
+    write_image(back, request.out / "inverse_field.nii.gz")
+    write_transform(affine_transform_of(matrix), request.out / "affine.tfm")
     # through the file, so that the images are what anyone gets who applies it
     transform = load_field(request.out / "field.nii.gz")
     warped = [resample(i, pair.fixed_image, transform, outside=background_value(i)) for i in pair.moving_images]
@@ -223,10 +219,9 @@ def _write_files(
 def _scores(pair: Pair, matrix: Tensor, labels: Any, warped_labels: Any, fixed_labels: Any) -> dict[str, Any]:
     """Dice and HD95 (mm) of every label, as the images came, after the affine map and after the deformation."""
     dims = len(matrix) - 1
-    affine = sitk.AffineTransform(matrix[:dims, :dims].flatten().tolist(), matrix[:dims, dims].tolist())
     stages = {
         "initial": resample(labels, pair.fixed_image, sitk.Transform(dims, sitk.sitkIdentity), nearest=True),
-        "affine": resample(labels, pair.fixed_image, affine, nearest=True),
+        "affine": resample(labels, pair.fixed_image, affine_transform_of(matrix), nearest=True),
         "final": warped_labels,
     }
     truth = sitk.GetArrayFromImage(fixed_labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from nnunet_synthtumour.atomic_files import forget_unfinished, read_json, write_json
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.image_files import write_image
 from nnunet_synthtumour.phantom import Subject, make_subject
 
 MANIFEST = "phantom.json"
@@ -37,9 +38,9 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
     manifest = out / MANIFEST
     block = asdict(wanted)
     if out.exists() and any(out.iterdir()):
-        if not manifest.is_file():
+        present = read_json(manifest)
+        if present is None:
             raise UserError(f"{out} is not empty and holds no phantoms; choose another folder.")
-        present = json.loads(manifest.read_text(encoding="utf-8"))
         if present.get("generation") != GENERATION:
             raise UserError(
                 f"{out} holds phantoms of another version of this package; choose another folder or remove it."
@@ -48,7 +49,7 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
             raise UserError(f"{out} holds phantoms made with other options; choose another folder or remove it.")
     out.mkdir(parents=True, exist_ok=True)
     if not manifest.exists():
-        manifest.write_text(json.dumps({"generation": GENERATION, "set": block}), encoding="utf-8")
+        write_json({"generation": GENERATION, "set": block}, manifest)
 
     undeformed = out / "truth" / "undeformed_anatomy.nii.gz"
     if not undeformed.exists():
@@ -62,9 +63,8 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
             cases = list(
                 tqdm(pool.map(_write_case, arguments), total=len(jobs), desc="phantoms", unit="case", disable=None)
             )
-    manifest.write_text(
-        json.dumps({"generation": GENERATION, "set": block, "cases": dict(cases)}, indent=1), encoding="utf-8"
-    )
+    forget_unfinished(out)
+    write_json({"generation": GENERATION, "set": block, "cases": dict(cases)}, manifest)
     return manifest
 
 
@@ -74,8 +74,9 @@ def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict
     # Roles are far apart, so that enlarging one never turns its cases into those of another.
     number = wanted.seed * 1_000_000 + {"healthy": 0, "unlabelled": 100_000, "test": 200_000}[role] + i
     note = out / "cases" / f"{name}.json"
-    if note.is_file():
-        return name, json.loads(note.read_text(encoding="utf-8"))
+    about: dict[str, Any] | None = read_json(note)
+    if about is not None:
+        return name, about
     subject = make_subject(number, wanted.spacing, role != "healthy", wanted.second, wanted.visibility)
     whole = (subject.regions > 0).astype(np.uint8)
     # nnUNetv2_predict reads the folder of test images as it is, and wants channel numbers there.
@@ -92,8 +93,7 @@ def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict
     _write(subject.anatomy, out / "truth" / "anatomy" / f"{name}.nii.gz", subject.spacing)
     _write_displacement(subject, out / "truth" / "displacement" / f"{name}.nii.gz")
     about = {"role": role, "seed": number, "scanner": subject.scanner, "tumour_ml": round(subject.tumour_ml, 2)}
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(about), encoding="utf-8")
+    write_json(about, note)
     return name, about
 
 
@@ -110,7 +110,6 @@ def _write_displacement(subject: Subject, file: Path) -> None:
 
 
 def _save(image: sitk.Image, shape: tuple[int, ...], file: Path, spacing: float) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     image.SetSpacing((spacing,) * 3)
     image.SetOrigin(tuple(-(n - 1) / 2 * spacing for n in shape))
-    sitk.WriteImage(image, str(file))
+    write_image(image, file)

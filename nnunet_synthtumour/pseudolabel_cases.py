@@ -19,6 +19,7 @@ from nnunet_synthtumour.confidence import labels_inside, logits_of, mean_probabi
 from nnunet_synthtumour.dataset_folders import raw_files
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
+from nnunet_synthtumour.image_files import written
 from nnunet_synthtumour.pseudolabel_appearance import corrected
 from nnunet_synthtumour.pseudolabel_picture import save_case_picture
 from nnunet_synthtumour.pseudolabel_rules import DROPPED, KEPT, UNSURE, decide, label_map
@@ -67,7 +68,7 @@ class PatientCase:
     def write_labels(self, labels: np.ndarray, properties: dict[str, Any]) -> None:
         from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 
-        with complete(self.labels) as scratch:
+        with written(self.labels) as scratch:
             recursive_find_reader_writer_by_name(self.reader)().write_seg(labels, str(scratch), properties)
 
 

@@ -39,19 +39,16 @@ def total_inverse(inverse: Tensor, fixed: Geometry, moving: Geometry, affine: Te
 
 
 def displacement_image(total: Tensor, fixed: Geometry, moving: Geometry) -> Any:
-    """The SimpleITK vector image (float64, mm, LPS) on the grid of `fixed` for a displacement (1, D, ...) in voxels of
-    `moving`."""
+    """The SimpleITK vector image (mm, LPS) on the grid of `fixed` for a displacement (1, D, ...) in voxels of `moving`.
+
+    Float32 is a micrometre at most off in a head, at half the size.
+    """
     field = to_physical(total, fixed, moving)[0].cpu().numpy()
     image = sitk.GetImageFromArray(field, isVector=True)
     image.SetOrigin(fixed.origin)
     image.SetSpacing(fixed.spacing)
     image.SetDirection(fixed.direction)
-    return image
-
-
-def save_field(image: Any, path: Path) -> None:
-    """Float32 is a micrometre at most off in a head, at half the size."""
-    sitk.WriteImage(sitk.Cast(image, sitk.sitkVectorFloat32), str(path), useCompression=True)
+    return sitk.Cast(image, sitk.sitkVectorFloat32)
 
 
 def load_field(path: Path) -> Any:
@@ -79,10 +76,7 @@ def affine_matrix(transform: Any) -> Tensor:
     return matrix
 
 
-def save_affine(matrix: Tensor, path: Path) -> None:
-    """fixed to moving points as an ITK affine transform (.tfm or .h5)."""
+def affine_transform_of(matrix: Tensor) -> Any:
+    """The SimpleITK transform p -> M p of a homogeneous matrix (D + 1, D + 1): the inverse of `affine_matrix`."""
     dims = len(matrix) - 1
-    transform = sitk.AffineTransform(dims)
-    transform.SetMatrix(matrix[:dims, :dims].flatten().tolist())
-    transform.SetTranslation(matrix[:dims, dims].tolist())
-    sitk.WriteTransform(transform, str(path))
+    return sitk.AffineTransform(matrix[:dims, :dims].flatten().tolist(), matrix[:dims, dims].tolist())

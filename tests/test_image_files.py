@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import (
+    PICTURES,
     UnusableImage,
     check_complete,
     count_not_finite,
@@ -20,6 +21,7 @@ from nnunet_synthtumour.image_files import (
     write_image,
     write_transform,
 )
+from tests.commands.failing_writes import at_most
 
 
 def _dicom(folder: Path, volume: np.ndarray, series: str) -> None:
@@ -130,10 +132,53 @@ def test_what_cannot_be_read_or_written_says_why(tmp_path: Path) -> None:
     (tmp_path / "text.nii.gz").write_text("no image", encoding="utf-8")
     with pytest.raises(UnusableImage, match=r"text\.nii\.gz cannot be read"):
         read_image(tmp_path / "text.nii.gz")
+    with pytest.raises(UserError, match=r"text\.nii\.gz/x\.nii\.gz cannot be written"):
+        write_image(sitk.Image(3, 3, 3, sitk.sitkUInt8), tmp_path / "text.nii.gz" / "x.nii.gz")
     with pytest.raises(UserError, match="cannot be written"):
-        write_image(sitk.Image(3, 3, 3, sitk.sitkUInt8), tmp_path / "no_folder" / "x.nii.gz")
-    with pytest.raises(UserError, match="cannot be written"):
-        write_transform(sitk.Transform(3, sitk.sitkIdentity), tmp_path / "no_folder" / "x.tfm")
+        write_transform(sitk.Transform(3, sitk.sitkIdentity), tmp_path / "text.nii.gz" / "x.tfm")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd", ".gipl", ".png", ".tif"])
+@pytest.mark.parametrize("size", [0, 400, 9000])
+def test_a_disk_that_fills_up_leaves_no_part_of_an_image(tmp_path: Path, ending: str, size: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 60000, (24, 40, 40)).astype(np.uint16)
+    image = sitk.GetImageFromArray(noise if ending not in PICTURES else noise.reshape(240, 160))
+    file = tmp_path / f"case{ending}"
+    with at_most(size), pytest.raises(UserError, match=r"case\.\w+(\.gz)? cannot be written; is the disk full"):
+        write_image(image, file)
+    assert not list(tmp_path.iterdir())
+    write_image(image, file)
+    with at_most(size), pytest.raises(UserError, match="cannot be written"):
+        write_image(image, file)
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(file)), sitk.GetArrayFromImage(image)), "the older file"
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd", ".gipl", ".png", ".tif"])
+@pytest.mark.parametrize("size", [0, 60])
+def test_what_fits_into_one_block_may_be_cut_off_too(tmp_path: Path, ending: str, size: int) -> None:
+    image = sitk.Image([20, 20, 20][: 2 if ending in PICTURES else 3], sitk.sitkUInt8)
+    with at_most(size), pytest.raises(UserError, match="cannot be written"):
+        write_image(image, tmp_path / f"case{ending}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_field_of_vectors_and_a_2d_image_count_as_written(tmp_path: Path) -> None:
+    field = np.random.default_rng(0).normal(size=(5, 4, 6, 3)).astype(np.float32)
+    write_image(sitk.GetImageFromArray(field, isVector=True), tmp_path / "field.nii.gz")
+    write_image(sitk.GetImageFromArray(field[0, :, :, 0]), tmp_path / "slice.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "field.nii.gz"))), field)
+    assert np.array_equal(sitk.GetArrayFromImage(read_image(tmp_path / "slice.nii.gz")), field[0, :, :, 0])
+
+
+@pytest.mark.parametrize("size", [0, 30, 100, 150])
+def test_a_disk_that_fills_up_leaves_no_part_of_a_transform(tmp_path: Path, size: int) -> None:
+    transform = sitk.AffineTransform(3)
+    transform.SetTranslation((1 / 3, 2.5, 3.123456789))
+    with at_most(size), pytest.raises(UserError, match="cannot be written"):
+        write_transform(transform, tmp_path / "case.tfm")
+    assert not list(tmp_path.iterdir())
+    write_transform(transform, tmp_path / "case.tfm")
+    assert sitk.ReadTransform(str(tmp_path / "case.tfm")).GetParameters() == transform.GetParameters()
 
 
 def test_a_folder_without_images_is_no_series(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.image_files import check_complete
 from nnunet_synthtumour.phantom import OEDEMA, STRUCTURES, Subject, grid_shape, make_subject
+from tests.commands.failing_writes import at_most
 
 SPACING = 3.0
 
@@ -134,6 +136,21 @@ def test_command_keeps_the_truth_apart_continues_and_does_not_depend_on_processe
     assert "is not empty and holds no phantoms" in capsys.readouterr().err
     assert main(["phantom", str(tmp_path / "c"), "--spacing", "0.5"]) == 2
     assert "1.5 to 4 mm" in capsys.readouterr().err
+
+
+def test_what_a_full_disk_cut_off_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["phantom", str(tmp_path / "a"), "--spacing", "4", "--healthy", "1", "--unlabelled", "0", "--test", "0"]
+    with at_most(20_000):  # a label map has less, an image more
+        assert main([*command, "-np", "1"]) == 2
+    assert "is the disk full" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "a" / "healthy").iterdir())
+    (tmp_path / "a" / "cases").mkdir()
+    (tmp_path / "a" / "cases" / "healthy_000.json").touch()  # of a version that knew no better
+    (tmp_path / "a" / "healthy" / ".7.healthy_000.nii.gz").touch()  # of a run that was killed
+    assert main([*command, "-np", "1"]) == 0
+    assert [file.name for file in (tmp_path / "a" / "healthy").iterdir()] == ["healthy_000.nii.gz"]
+    for file in (tmp_path / "a").rglob("*.nii.gz"):
+        check_complete(file)
 
 
 def _check_the_written_truth(truth: Path, case: str) -> None:

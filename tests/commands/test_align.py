@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_synthtumour.image_files import check_complete
 from nnunet_synthtumour.settings import BLOCK
 from tests.commands.apart import TARGET, align, dice, labels_of, read, shifted, write_case, write_source
 from tests.commands.failing_writes import fails_for
@@ -213,14 +214,20 @@ def test_test_images_are_said_to_stay(nnunet_folders: dict[str, Path], capsys: p
 @pytest.mark.parametrize(
     "written", ["reference.nii.gz", "reference_as_it_was.nii.gz", "c1_0000.nii.gz", "c1.nii.gz", "c1.tfm"]
 )
-def test_a_failed_write_is_told_in_one_sentence(
+def test_a_failed_write_is_told_in_one_sentence_and_made_good_by_the_next_run(
     nnunet_folders: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     written: str,
 ) -> None:
-    write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
-    fails_for(monkeypatch, written)
-    assert align("--reference", "c0") == 2
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    with monkeypatch.context() as patched:
+        fails_for(patched, written)
+        assert align("--reference", "c0") == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "is the disk full" in said and "defect" not in said
+    assert align("--reference", "c0") == 0
+    files = [file for file in source.with_name(TARGET).rglob("*.nii.gz") if file.name[0] != "."]
+    assert len(files) == 6
+    for file in files:
+        check_complete(file)

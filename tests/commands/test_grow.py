@@ -8,7 +8,9 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.image_files import check_complete
 from nnunet_synthtumour.phantom import make_subject
+from tests.commands.failing_writes import at_most
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,42 @@ def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: 
     assert main(["grow", str(healthy[0]), "-o", str(out / "ok"), "-n", "1", "-np", "1"]) == 0
     capsys.readouterr()
     assert "grown with other options" in said(healthy[0], "-o", out / "ok", "--seed", 5)
+
+
+def test_what_a_full_disk_cut_off_is_grown_again(
+    healthy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["grow", str(healthy[0]), "-o", str(tmp_path / "out"), "-n", "2", "-np", "1"]
+    with at_most(20_000):  # an image has more, a label map and the parameters less
+        assert main(command) == 2
+    assert "is the disk full" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not list((tmp_path / "out").rglob("*case*"))
+    (tmp_path / "out" / "labelsTr").mkdir()
+    (tmp_path / "out" / "labelsTr" / ".7.case_0000.nii.gz").touch()  # of a run that was killed
+    (tmp_path / "out" / "parameters").mkdir()
+    (tmp_path / "out" / "parameters" / "case_0001.json").touch()  # of a version that knew no better
+    assert main(command) == 0
+    assert {f.name for f in (tmp_path / "out" / "labelsTr").iterdir()} == {"case_0000.nii.gz", "case_0001.nii.gz"}
+    for file in (tmp_path / "out").rglob("*.nii.gz"):
+        check_complete(file)
+
+
+@pytest.mark.parametrize("what", ["image", "host"])
+def test_cases_of_two_states_of_a_file_are_not_mixed(
+    healthy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    files = {"image": tmp_path / "image.nii.gz", "host": tmp_path / "host.nii.gz"}
+    image = sitk.ReadImage(str(healthy[0]))
+    sitk.WriteImage(image, str(files["image"]))
+    sitk.WriteImage(image > 0, str(files["host"]))
+    command = ["grow", str(files["image"]), "--host", str(files["host"]), "-o", str(tmp_path / "out"), "-np", "1"]
+    assert main([*command, "-n", "1"]) == 0
+    assert main([*command, "-n", "2"]) == 0
+    changed = image + 1 if what == "image" else image > 50
+    sitk.WriteImage(changed, str(files[what]))
+    capsys.readouterr()
+    assert main([*command, "-n", "3"]) == 2
+    assert "in images that have changed since" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_used_are_all_named_and_nothing_is_written(
