@@ -15,6 +15,7 @@ from nnunet_synthtumour._version import __version__
 from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.known_test_cases import known_test_cases
 from nnunet_synthtumour.run_progress import RunProgress
 from nnunet_synthtumour.run_recipe import Recipe, RunOptions
 from nnunet_synthtumour.stages import Record, Stage, only_one, option_of, run_stage
@@ -71,6 +72,8 @@ class Run(Recipe):
                     self._drop_what_is_no_result(stage, record)
                     run_stage(self._found(stage), record, self.environment_of(stage), progress.line, lock)
                     progress.end()
+                if stage.key == "prepare":
+                    self._say_what_is_no_test()
                 if stage.key == "plan":
                     self._check_configuration()
         return self.report
@@ -122,6 +125,15 @@ class Run(Recipe):
         from nnunet_synthtumour.pseudolabel_agreement import agreement
 
         return agreement(self.raw / self.dataset(round_ - 1), self.raw / self.dataset(round_)).mean
+
+    def _say_what_is_no_test(self) -> None:
+        known = known_test_cases(self.raw / self.dataset(0)) if self.options.test else []
+        if known:
+            print(
+                f"      test cases that are trained on too, and so test nothing ({len(known)}): {', '.join(known[:6])}"
+                + (", ..." if len(known) > 6 else ""),
+                flush=True,
+            )
 
     def _as_begun(self, stage: Stage, record: Record) -> Stage:
         """A training goes on with what it was begun with. That there are other pseudo-labels by now is said."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -13,9 +12,11 @@ import numpy as np
 
 from nnunet_synthtumour.atomic_files import complete, read_json, write_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
+from nnunet_synthtumour.donor_bank import INDEX
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.evaluation import FILE as EVALUATION
 from nnunet_synthtumour.evaluation import MATCHING_IOU
+from nnunet_synthtumour.known_test_cases import known_test_cases
 from nnunet_synthtumour.report_figures import (
     TRUTH_AND_FOUND,
     draw_case,
@@ -27,7 +28,7 @@ from nnunet_synthtumour.report_figures import (
 from nnunet_synthtumour.report_page import Page
 from nnunet_synthtumour.schema import leaves
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, settings_of
-from nnunet_synthtumour.stages import RECORD
+from nnunet_synthtumour.stages import RECORD, option_of
 
 SAMPLES, WORST, SHOWN_PATIENTS = 12, 6, 12
 PER_CASE = ("roles", "hosts", "intensities")
@@ -50,8 +51,16 @@ class RunReport:
         self.senior = f"Dataset{number + self.rounds:03d}_{self.options['name']}Senior{self.rounds}"
         self.folder = out / "report"
         self.figures = self.folder / "figures"
-        self.dataset_json = json.loads((self.folders[RAW] / self.junior / "dataset.json").read_text(encoding="utf-8"))
-        self.result: dict[str, Any] = {"version": self.about["version"], "options": self.options}
+        raw = self.folders[RAW] / self.junior
+        self.dataset_json = read_json(raw / "dataset.json")
+        if self.dataset_json is None:
+            raise UserError(
+                f"There is no readable {raw / 'dataset.json'} to report on; let 'synthtumour run' prepare it."
+            )
+        self.trained_on = known_test_cases(raw) if self.options.get("test") else []
+        self.result: dict[str, Any] = {
+            "version": self.about["version"], "options": self.options, "test_cases_trained_on": self.trained_on
+        }  # fmt: skip
 
     def write(self) -> Path:
         self.figures.mkdir(parents=True, exist_ok=True)
@@ -90,7 +99,7 @@ class RunReport:
         self.result["dice"] = dice
         cases = next(iter(evaluations.values()))["summary"][main]["cases"]
         numbers = [("undefined" if v is None else f"{v:.3f}", f"mean Dice of the {who}") for who, v in dice.items()]
-        page.numbers([*numbers, (str(cases), "test cases that no stage has seen")])
+        page.numbers([*numbers, (str(cases), f"test cases, {len(self.trained_on) or 'none'} of them trained on")])
 
     def _input(self, page: Page) -> None:
         settings = settings_of(self.dataset_json)
@@ -106,29 +115,34 @@ class RunReport:
         stated = leaves(self.dataset_json.get(BLOCK) or {})
         mine = {key: value for key, value in stated.items() if key.split(".")[0] not in PER_CASE}
         self.result["settings"] = mine
+        if self.trained_on:
+            page.paragraph(
+                f"{len(self.trained_on)} of the test images are images to train on too, so what is measured on them says "
+                f"nothing of new patients: {', '.join(self.trained_on)}."
+            )
         if mine:
             page.paragraph("Settings that were given: " + ", ".join(f"{k} = {v}" for k, v in mine.items()) + ".")
 
     def _samples(self, page: Page) -> None:
         from nnunet_synthtumour.preview import draw_preview, scene_of_dataset
 
-        plans = self._plans()
-        preprocessed = self.folders[PREPROCESSED]
+        preprocess = self.stages.get("preprocess", {})
+        if preprocess.get("state") != "finished" or not all(Path(path).exists() for path in preprocess["outputs"]):
+            return
+        preprocessed, plans = self.folders[PREPROCESSED], option_of(preprocess["command"], "-plans_name")
+        assert plans is not None
         page.heading("What training saw")
         scene = scene_of_dataset(self.junior, self.options["configuration"], plans, None, {})
         draw_preview(scene, self.figures, SAMPLES, 0)
         page.picture(self.figures / "preview.png", "Synthetic lesions as they are grown for the junior")
         settings = settings_of(self.dataset_json)
-        for bank in sorted((preprocessed / self.senior).glob(f"donors_*{self.options['configuration']}")):
+        for index in sorted((preprocessed / self.senior).glob(f"donors_*{self.options['configuration']}/{INDEX}")):
+            bank = index.parent
             file = self.figures / "pastes.png"
             cases = preprocessed / self.senior / bank.name.removeprefix("donors_")
             draw_pastes(bank, cases, settings.cases(HEALTHY), settings.donors, self.dataset_json["labels"]["ignore"],
                         SAMPLES, file)  # fmt: skip
             page.picture(file, "Real tumours, cut out by pseudo-labels, as they are pasted for the senior")
-
-    def _plans(self) -> str:
-        command = self.stages["preprocess"]["command"]
-        return str(command[command.index("-plans_name") + 1])
 
     def _curves(self, page: Page) -> None:
         import torch
@@ -159,6 +173,15 @@ class RunReport:
             f"{len(kept)} of {len(cases)} patients were kept, with {sum(c['ml']['tumour'] for c in kept):.1f} ml of tumour. "
             f"All cases, with their components: {work[0] / 'report.html'}."
         )
+        now = found["provenance"]["digest"]
+        older = [
+            e["title"]
+            for e in self.stages.values()
+            if e.get("made_of", now) not in ("", now) and self.senior in e["outputs"][0]
+        ]
+        if older:
+            page.paragraph(f"Trained on older pseudo-labels than these: {', '.join(older)}.")
+            self.result["trained_on_older_pseudo_labels"] = older
         if agreement := {r: v for r, v in self.about.get("agreement", {}).items() if v is not None}:
             page.table(["round", "Dice with the round before"], list(agreement.items()))
         page.table(

@@ -198,6 +198,19 @@ def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_alway
     assert "other options" in capsys.readouterr().err
 
 
+def test_test_images_that_are_trained_on_are_said_at_once(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, raw = _options(tmp_path), tmp_path / "out" / "nnUNet_raw" / "Dataset301_Run"
+    faked.again(*options)
+    assert "test nothing" not in capsys.readouterr().out
+    for sub in ("imagesTr", "imagesTs"):
+        (raw / sub).mkdir()
+        (raw / sub / f"{sub}_0000.nii.gz").write_text("the same", encoding="utf-8")
+    faked.again(*options)
+    assert "test cases that are trained on too, and so test nothing (1): imagesTs" in capsys.readouterr().out
+
+
 def test_other_images_or_lesions_do_not_take_the_place_of_those_that_a_model_was_trained_on(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:

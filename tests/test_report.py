@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.known_test_cases import known_test_cases
+from nnunet_synthtumour.report import RunReport
 from nnunet_synthtumour.report_figures import draw_case, draw_curves, draw_scores
 from nnunet_synthtumour.report_page import Page, cell_of
+from tests.toy_dataset import FOLDERS
 
 VOID = {"meta", "img", "br"}
 
@@ -63,6 +68,97 @@ def test_figures_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("value", "cell"), [(0.12345, "0.123"), (12.34, "12.3"), (3, "3"), ("x", "x")])
 def test_numbers_have_the_digits_that_mean_something(value: object, cell: str) -> None:
     assert cell_of(value) == cell
+
+
+def _begun(out: Path, stages: dict[str, Any], test: str | None = None) -> Path:
+    """The record of a run; returns the raw data set that it prepared."""
+    options = {"number": 1, "name": "G", "rounds": 1, "configuration": "3d_fullres", "device": "cpu", "test": test}
+    folders = {name: str(out / name) for name in FOLDERS}
+    record = {"about": {"version": "1", "options": options, "folders": folders}, "stages": stages}
+    (out / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    raw = out / "nnUNet_raw" / "Dataset001_G"
+    raw.mkdir(parents=True)
+    return raw
+
+
+DATASET = {
+    "channel_names": {"0": "FLAIR"},
+    "labels": {"background": 0, "tumour": 1, "ignore": 2},
+    "file_ending": ".nii.gz",
+}
+
+
+def _stage(title: str, state: str, output: str, **more: str) -> dict[str, Any]:
+    return {"title": title, "command": ["synthtumour", "-plans_name", "P"], "outputs": [output], "state": state, **more}
+
+
+@pytest.fixture
+def keep_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FOLDERS:  # a report sets them
+        monkeypatch.setenv(name, "")
+
+
+@pytest.mark.parametrize("state", ["", "started", "finished"])
+def test_of_a_run_that_was_killed_early_there_is_what_there_is(
+    tmp_path: Path, keep_folders: None, capsys: pytest.CaptureFixture[str], state: str
+) -> None:
+    stages = {"prepare": _stage("raw", "finished", str(tmp_path))}
+    if state:  # of a finished one, what it made may have been removed
+        stages["preprocess"] = _stage("pre", state, str(tmp_path / ("gone" if state == "finished" else "")))
+    raw = _begun(tmp_path, stages)
+    assert main(["report", "-o", str(tmp_path)]) == 2
+    assert "to report on" in capsys.readouterr().err
+    (raw / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    assert main(["report", "-o", str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    check_page(text)
+    assert "What went in" in text and "What training saw" not in text
+
+
+def test_test_cases_that_were_trained_on_are_counted(tmp_path: Path, keep_folders: None) -> None:
+    raw = _begun(tmp_path, {}, test="somewhere")
+    (raw / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    for name, content in {"imagesTr/a_0000": "aa", "imagesTr/b_0000": "bb", "imagesTs/x_0000": "xx",
+                          "imagesTs/y_0000": "bb"}.items():  # fmt: skip
+        (raw / name).parent.mkdir(exist_ok=True)
+        (raw / f"{name}.nii.gz").write_text(content, encoding="utf-8")
+    (raw / "imagesTs" / "z_0000.nii.gz").hardlink_to(raw / "imagesTr" / "a_0000.nii.gz")
+    assert known_test_cases(raw) == ["y", "z"]
+    structure = {"cases": 3, "dice": 0.5}
+    report = RunReport(tmp_path)
+    page = Page("", "")
+    report._headline(page, {"junior": {"summary": {"tumour": structure}}})
+    report._input(page)
+    assert "test cases, 2 of them trained on" in page.text()
+    assert "says nothing of new patients: y, z." in page.text()
+    assert report.result["test_cases_trained_on"] == ["y", "z"]
+    report.trained_on = []
+    report._headline(page, {"junior": {"summary": {"tumour": structure}}})
+    assert "test cases, none of them trained on" in page.text()
+
+
+def test_a_senior_of_older_pseudo_labels_is_named(tmp_path: Path, keep_folders: None) -> None:
+    raw = _begun(tmp_path, {
+        "senior-1-fold-0": _stage("senior, fold 0", "finished", "Dataset002_GSenior1/fold_0", made_of="old"),
+        "senior-1-fold-1": _stage("senior, fold 1", "finished", "Dataset002_GSenior1/fold_1", made_of="new"),
+        "senior-1-fold-2": _stage("senior, fold 2", "finished", "Dataset002_GSenior1/fold_2"),
+    })  # fmt: skip
+    (raw / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    file = (
+        tmp_path
+        / "nnUNet_results"
+        / "Dataset001_G"
+        / "model"
+        / "pseudolabels"
+        / "Dataset002_GSenior1"
+        / "pseudolabels.json"
+    )
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"provenance": {"digest": "new"}, "cases": []}), encoding="utf-8")
+    page, report = Page("", ""), RunReport(tmp_path)
+    report._pseudo_labels(page)
+    assert "Trained on older pseudo-labels than these: senior, fold 0." in page.text()
+    assert report.result["trained_on_older_pseudo_labels"] == ["senior, fold 0"]
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
