@@ -24,7 +24,7 @@ EXPECTED_DICE = (0.00, 0.00, 0.38, 0.42, 0.67, 0.87, 0.95)
 VISIBLE, FAINT, INVISIBLE = "visible", "faint", "not visible"
 VISIBLE_FROM, FAINT_FROM = 0.60, 0.20  # expected Dice
 VOXELS_PER_CASE, FOLDS, FEWEST_VOXELS = 2000, 5, 20
-MODALITIES = ("target", "source")
+SAME_PLACE = 1e-2  # of spacings and origins in mm, and of directions
 
 ADVICE = {
     VISIBLE: "Train on carried labels.",
@@ -36,13 +36,17 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class VisibilityCase:
-    """One case on one grid: target (C, X, Y, Z), labels (X, Y, Z), source image (C', X, Y, Z) if there is one; mm."""
+    """One case on one grid: target (C, X, Y, Z), labels (X, Y, Z), source image (C', X, Y, Z) if there is one; mm.
+
+    `frame` is where the grid lies in space, its origin and where its axes point; empty where that is unknown.
+    """
 
     name: str
     target: np.ndarray
     labels: np.ndarray
     spacing: tuple[float, ...]
     source: np.ndarray | None = None
+    frame: tuple[float, ...] = ()
     carried: bool = False  # labels that came by registration, so not quite where the target shows a structure
 
 
@@ -63,7 +67,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A structure's visibility. `place_dice`: what its usual place alone gives, on cases that share a grid."""
+    """A structure's visibility, by what the image shows; `place_dice` is what its usual place alone gives, on cases that
+    share a grid: no image is asked for it."""
 
     structure: str
     value: int
@@ -79,12 +84,15 @@ class Verdict:
     def sentence(self) -> str:
         """One line for a log."""
         place = ""
-        if self.place_dice >= self.expected_dice and self.verdict != INVISIBLE:
-            place = ", found by its place"
+        if self.place_dice > max(self.expected_dice, FAINT_FROM):
+            place = (
+                f" Its usual place alone gives a Dice of {self.place_dice:.2f}: enough to find what lies alike in "
+                "everybody, of no use for what differs, as a lesion does."
+            )
         return (
-            f"{self.structure}: {self.verdict} in this modality{place} (AUC {self.target.separability:.2f}, contrast to "
+            f"{self.structure}: {self.verdict} in this modality (AUC {self.target.separability:.2f}, contrast to "
             f"noise {self.target.cnr:.2f}, edge on {100 * self.target.edge_share:.0f} % of its boundary); a Dice of about "
-            f"{self.expected_dice:.2f} can be expected. {self.advice}"
+            f"{self.expected_dice:.2f} can be expected. {self.advice}{place}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -103,8 +111,8 @@ def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> li
         chosen, body = [cases[i] for i in found], [bodies[i] for i in found]
         target = _seen([as_shown[i] for i in found], body, value, "target")
         source = _seen(chosen, body, value, "source") if all(c.source is not None for c in chosen) else None
-        place = _place_dice([case.labels == value for case in chosen])
-        expected = max(expected_dice(target.separability), place)
+        place = _place_dice(chosen, value)
+        expected = expected_dice(target.separability)
         verdict = VISIBLE if expected >= VISIBLE_FROM else FAINT if expected >= FAINT_FROM else INVISIBLE
         ml = float(np.mean([(c.labels == value).sum() * np.prod(c.spacing) / 1000 for c in chosen]))
         verdicts.append(
@@ -208,16 +216,24 @@ def separability(samples: Sequence[Sample], features: slice) -> float:
     return max(0.5, float(np.mean(scores))) if scores else 0.5
 
 
-def _place_dice(masks: Sequence[np.ndarray]) -> float:
-    """Mean Dice of every mask with where most others are; 0 where cases share no grid or there is one case."""
-    if len(masks) < 3 or len({mask.shape for mask in masks}) > 1:
+def _place_dice(cases: Sequence[VisibilityCase], value: int) -> float:
+    """Mean Dice of every mask with where most others are; 0 where cases share no grid or are fewer than three."""
+    if len(cases) < 3 or not all(_share_grid(cases[0], case) for case in cases):
         return 0.0
+    masks = [case.labels == value for case in cases]
     total = np.sum(masks, 0)
     scores = []
     for mask in masks:
         usual = (total - mask) * 2 >= len(masks) - 1
         scores.append(2 * float((usual & mask).sum()) / max(1, int(usual.sum()) + int(mask.sum())))
     return float(np.mean(scores))
+
+
+def _share_grid(one: VisibilityCase, other: VisibilityCase) -> bool:
+    """Whether a voxel is the same place in both, as far as headers tell."""
+    if not one.frame or len(one.frame) != len(other.frame) or one.labels.shape != other.labels.shape:
+        return False
+    return bool(np.allclose((*one.spacing, *one.frame), (*other.spacing, *other.frame), atol=SAME_PLACE))
 
 
 def _no_nan(value: Any) -> Any:

@@ -18,7 +18,7 @@ from nnunet_synthtumour.image_checks import difference
 from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import InstanceSettings, normalised, optimise
-from nnunet_synthtumour.settings import LABELLED, settings_of
+from nnunet_synthtumour.settings import LABELLED, PSEUDO, settings_of
 from nnunet_synthtumour.visibility import VisibilityCase
 
 ITERATIONS = 30
@@ -58,7 +58,7 @@ def read_cases(given: Given) -> tuple[list[VisibilityCase], dict[str, int], str]
             names,
             f"labels: {given.labels}",
         )
-    own = {case: raw_files(folder, dataset_json, case)[1] for case in settings.cases(LABELLED)}
+    own = _labelled(folder, dataset_json, LABELLED)
     if own:
         return [_own(folder, dataset_json, c, f) for c, f in _some(own, given.cases)], names, "labels: the target's own"
     source = given.source or (settings.source.dataset if settings.source else None)
@@ -79,23 +79,25 @@ def _carried(
         raise UserError(
             f"{file.parent} has none of the labels {', '.join(names)}; use the same names in both data sets."
         )
-    sources, targets = _names(file.parent, source_json), _names(folder, dataset_json)
+    labels, targets = _labelled(file.parent, source_json, LABELLED, PSEUDO), _names(folder, dataset_json)
+    sources = sorted(labels)
+    if not sources:
+        raise UserError(f"{file.parent} has no labelled case; name another data set as the source.")
     paired = sorted(set(sources) & set(targets))
     pairs = {c: c for c in paired} or {c: sources[i % len(sources)] for i, c in enumerate(targets)}
     cases = []
     for target, name in _some(pairs, given.cases):
-        images, _ = raw_files(folder, dataset_json, target)
-        moving, label = raw_files(file.parent, source_json, name)
-        cases.append(_brought(target, images, moving[0], label, theirs, given.register))
+        fixed = _channels(folder, dataset_json, target)
+        moving = raw_files(file.parent, source_json, name)[0][0]
+        cases.append(_brought(target, fixed, moving, labels[name], theirs, given.register))
     how = "registered" if given.register else "as they lie"
     which = "of the same patients" if paired else "of other patients"
     return cases, names, f"labels: {file.parent.name}, {which}, {how}"
 
 
 def _brought(
-    name: str, images: tuple[Path, ...], moving_file: Path, label_file: Path, values: dict[int, int], register: bool
+    name: str, fixed: list[sitk.Image], moving_file: Path, label_file: Path, values: dict[int, int], register: bool
 ) -> VisibilityCase:
-    fixed = [_read(file) for file in images]
     moving, label = (
         sitk.Resample(_read(file), fixed[0], sitk.Transform(3, sitk.sitkIdentity), interpolator, 0.0)
         for file, interpolator in ((moving_file, sitk.sitkLinear), (label_file, sitk.sitkNearestNeighbor))
@@ -111,7 +113,7 @@ def _brought(
         u = quick_field(one, other, spacing)
         there = warp(torch.from_numpy(there)[None, None], u)[0, 0].numpy()
         seg = warp(torch.from_numpy(seg)[None, None].float(), u, "nearest")[0, 0].numpy().astype(np.int16)
-    return VisibilityCase(name, target, seg, spacing, there[None], carried=True)
+    return VisibilityCase(name, target, seg, spacing, there[None], _frame(fixed[0]), carried=True)
 
 
 def quick_field(moving: torch.Tensor, fixed: torch.Tensor, spacing: Sequence[float]) -> torch.Tensor:
@@ -123,15 +125,38 @@ def quick_field(moving: torch.Tensor, fixed: torch.Tensor, spacing: Sequence[flo
 
 
 def _own(folder: Path, dataset_json: dict[str, Any], case: str, label: Path) -> VisibilityCase:
-    images = [_read(file) for file in raw_files(folder, dataset_json, case)[0]]
-    labels = _read(label)
-    for lies in (labels, *images[1:]):
-        what = difference(images[0], lies)
-        if what:
-            which = label if lies is labels else f"Another channel of {case}"
-            raise UserError(f"{which} has another {what} than the first image of the case; resample one to the other.")
+    images, labels = _channels(folder, dataset_json, case), _read(label)
+    _refuse_another_grid(images[0], labels, label)
     values = np.rint(_array(labels)).astype(np.int16)
-    return VisibilityCase(case, np.stack([_array(i) for i in images]), values, images[0].GetSpacing()[::-1])
+    target, first = np.stack([_array(image) for image in images]), images[0]
+    return VisibilityCase(case, target, values, first.GetSpacing()[::-1], frame=_frame(first))
+
+
+def _channels(folder: Path, dataset_json: dict[str, Any], case: str) -> list[sitk.Image]:
+    """The images of a case, which lie on one grid."""
+    files, _ = raw_files(folder, dataset_json, case)
+    images = [_read(file) for file in files]
+    for file, image in zip(files[1:], images[1:], strict=True):
+        _refuse_another_grid(images[0], image, file)
+    return images
+
+
+def _refuse_another_grid(first: sitk.Image, other: sitk.Image, file: Path) -> None:
+    what = difference(first, other)
+    if what:
+        raise UserError(f"{file} has another {what} than the first image of the case; resample one to the other.")
+
+
+def _frame(image: sitk.Image) -> tuple[float, ...]:
+    return (*image.GetOrigin(), *image.GetDirection())
+
+
+def _labelled(folder: Path, dataset_json: dict[str, Any], *roles: str) -> dict[str, Path]:
+    """Label files of the cases of these roles; where no roles are recorded, of all cases that have one."""
+    settings = settings_of(dataset_json)
+    cases = settings.cases(*roles) if settings.roles else _names(folder, dataset_json)
+    files = {case: raw_files(folder, dataset_json, case)[1] for case in cases}
+    return {case: file for case, file in files.items() if settings.roles or file.is_file()}
 
 
 def _names(folder: Path, dataset_json: dict[str, Any]) -> list[str]:

@@ -40,8 +40,9 @@ def write_report(
     page.paragraph(
         "AUC: how well voxels of the structure are told from those of a ring around it, 0.5 is chance. Edge: share of the "
         "boundary across which the image steps more than it does elsewhere. By place: the Dice of the structure's usual "
-        "place alone. The Dice to expect is what networks reached on phantoms of this visibility; registration can put a "
-        "label where a structure is, but not show a network what the image does not."
+        "place alone, whatever the image shows, where cases share a grid in space; the verdict takes no account of it. The "
+        "Dice to expect is what networks reached on phantoms of this visibility; registration can put a label where a "
+        "structure is, but not show a network what the image does not."
     )
     file = out / "visibility.html"
     with complete(file) as scratch:

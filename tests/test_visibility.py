@@ -67,6 +67,21 @@ def test_a_structure_that_no_case_has_gets_no_verdict() -> None:
     assert visibility([case(3.0, 0)], {"nothing": 7}) == []
 
 
+def test_a_fixed_place_makes_nothing_visible_and_is_told_beside_the_verdict() -> None:
+    at_one_place = [replace(case(0.0, seed), labels=ball((11, 12, 10), 3.8).astype(np.int16)) for seed in range(3)]
+    frames = [(0.0, 0.0, 0.0, *np.eye(3).ravel())] * 3
+    apart = [(30.0 * i, *frame[1:]) for i, frame in enumerate(frames)]
+    alike, elsewhere, unknown = (
+        visibility([replace(c, frame=frame) for c, frame in zip(at_one_place, some, strict=True)], {"ball": 1})[0]
+        for some in (frames, apart, [()] * 3)
+    )
+    assert alike.place_dice == 1 and elsewhere.place_dice == unknown.place_dice == 0
+    assert alike.verdict == INVISIBLE and alike.expected_dice < 0.2
+    assert "not visible in this modality (AUC" in alike.sentence() and "Do not train" in alike.sentence()
+    assert alike.sentence().startswith(elsewhere.sentence())
+    assert "Its usual place alone gives a Dice of 1.00" in alike.sentence()
+
+
 def test_features_have_known_values() -> None:
     mask = ball((11, 12, 10), 5)
     image = mask * 4.0 + np.random.default_rng(0).normal(size=SHAPE)
@@ -126,6 +141,46 @@ def test_the_command_judges_by_labels_of_the_source(
     assert "ball: visible in this modality" in capsys.readouterr().out
     assert main(["visibility", "-d", "2", "--labels", str(tmp_path), "-o", str(tmp_path / "own")]) == 2
     assert "no label map named like a case" in capsys.readouterr().err
+
+
+def test_a_data_set_without_roles_is_labelled_where_it_has_label_files(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = nnunet_folders["nnUNet_raw"]
+    folder = dataset(raw, "Dataset002_Plain", True, 5.0)
+    plain = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    del plain["synthtumour"]
+    (folder / "dataset.json").write_text(json.dumps(plain), encoding="utf-8")
+    (folder / "labelsTr" / "c1.nii.gz").unlink()
+    command = ["visibility", "-o", str(tmp_path / "out"), "--no-registration"]
+    for more in ((), ("--source", "3")):  # what the target has itself comes first
+        assert main([*command, "-d", "2", *more]) == 0
+        found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
+        assert found["labels"] == "labels: the target's own" and found["verdicts"][0]["cases"] == 2
+    dataset(raw, "Dataset001_Target", False, 5.0)
+    assert main([*command, "-d", "1", "--source", "2"]) == 0
+    found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
+    assert found["verdicts"][0]["cases"] == 2, "c1 has no label in the source"
+    for file in (folder / "labelsTr").iterdir():
+        file.unlink()
+    assert main([*command, "-d", "1", "--source", "2"]) == 2
+    assert "Dataset002_Plain has no labelled case" in capsys.readouterr().err
+
+
+def test_channels_of_another_size_are_refused_wherever_labels_come_from(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = nnunet_folders["nnUNet_raw"]
+    folder = dataset(raw, "Dataset001_Target", False, 5.0)
+    dataset(raw, "Dataset002_Source", True, 5.0)
+    about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    about["channel_names"]["1"] = "CT"
+    (folder / "dataset.json").write_text(json.dumps(about), encoding="utf-8")
+    for seed in range(3):
+        write(case(5.0, seed).target[0, 2:], folder / "imagesTr" / f"c{seed}_0001.nii.gz")
+    for more in (["--source", "2"], ["--labels", str(raw / "Dataset002_Source" / "labelsTr")]):
+        assert main(["visibility", "-d", "1", "-o", str(tmp_path / "out"), *more]) == 2
+        assert "c0_0001.nii.gz has another size than the first image" in capsys.readouterr().err
 
 
 def test_labels_in_another_orientation_and_nan_are_refused(

@@ -163,13 +163,14 @@ class CrossModalTrainer(DeepAtlasTrainer):
 
     def verdicts(self) -> list[Any]:
         """What the target shows of each structure, from the labels of sources that are quickly registered to it."""
-        from nnunet_synthtumour.trainers.crossmodal_visibility import seen_in
+        from nnunet_synthtumour.trainers.crossmodal_visibility import frame_of, seen_in
         from nnunet_synthtumour.visibility import visibility
 
         self._open_cases()
         cases = [
             seen_in(target, self.pairs_of[target], self.pairs_of[self._sources_of(target)[0]],
-                    self.settings.roles[target] == LABELLED, self.configuration_manager.spacing, self.device)
+                    self.settings.roles[target] == LABELLED, self.configuration_manager.spacing, self.device,
+                    frame_of(self.pairs_of.targets.dataset.load_case(target)[3]))
             for target in self.unlabelled[:VERDICT_CASES]
         ]  # fmt: skip
         return visibility(cases, structures(self.dataset_json["labels"]))

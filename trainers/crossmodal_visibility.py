@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -12,8 +13,20 @@ from nnunet_synthtumour.visibility import VisibilityCase
 from nnunet_synthtumour.visibility_dataset import quick_field
 
 
+def frame_of(properties: Mapping[str, Any]) -> tuple[float, ...]:
+    """Where a raw image lies in space, as far as nnU-Net's reader tells: its origin and where its axes point."""
+    read = properties.get("sitk_stuff", {})
+    return (*read["origin"], *read["direction"]) if {"origin", "direction"} <= read.keys() else ()
+
+
 def seen_in(
-    case: str, target: Whole, source: Whole, own_labels: bool, spacing: Sequence[float], device: torch.device
+    case: str,
+    target: Whole,
+    source: Whole,
+    own_labels: bool,
+    spacing: Sequence[float],
+    device: torch.device,
+    frame: tuple[float, ...] = (),
 ) -> VisibilityCase:
     """A target with its own labels or those of `source`, and the image of `source`, as a quick field brings them over."""
     spacing = tuple(float(mm) for mm in spacing)
@@ -22,5 +35,5 @@ def seen_in(
     if not own_labels:
         labels = warp(source.seg[None].clamp(min=0).float(), u, "nearest")[0].short()
     image = warp(source.image[None], u)[0]
-    return VisibilityCase(case, target.image.numpy(), labels[0].clamp(min=0).numpy(), spacing, image.numpy(),
+    return VisibilityCase(case, target.image.numpy(), labels[0].clamp(min=0).numpy(), spacing, image.numpy(), frame,
                           carried=not own_labels)  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from nnunet_synthtumour.registration.metrics import dice
-from nnunet_synthtumour.trainers.crossmodal_visibility import seen_in
+from nnunet_synthtumour.trainers.crossmodal_visibility import frame_of, seen_in
 from nnunet_synthtumour.trainers.whole_grids import Whole
 
 
@@ -23,3 +23,9 @@ def test_a_target_is_seen_with_its_own_labels_or_those_that_a_quick_field_brings
     assert not own.carried and np.array_equal(own.labels == 1, truth)
     assert carried.carried and dice(carried.labels == 1, truth) > dice(source.seg[0].numpy() == 1, truth) + 0.1
     assert carried.target.shape == carried.source.shape == (1, 24, 26, 28)
+
+
+def test_where_an_image_lies_is_known_as_far_as_its_reader_tells() -> None:
+    axes = (1.0, 0.0, 0.0, 1.0)
+    assert frame_of({"sitk_stuff": {"origin": (3.0, 4.0), "direction": axes}}) == (3.0, 4.0, *axes)
+    assert frame_of({"nibabel_stuff": {}}) == ()
