@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_synthtumour.volumes import measure_in
+
 COLOURS = ("tab:orange", "tab:red", "tab:cyan", "tab:green", "tab:purple")
 
 
@@ -70,12 +72,13 @@ def save_page(sheets: Sequence[tuple[str, Path]], records: Sequence[dict[str, An
         f"{base64.b64encode(picture.read_bytes()).decode()}'>"
         for name, picture in sheets
     )
+    measure = measure_in(records[0])
     rows = "".join(
-        f"<tr><td>{i}</td><td>{html.escape(str(r['case']))}</td><td>{r['volume_ml']:.1f}</td><td>{r['lesions']}</td>"
+        f"<tr><td>{i}</td><td>{html.escape(str(r['case']))}</td><td>{r[measure.key]:.1f}</td><td>{r['lesions']}</td>"
         f"<td><details><summary>show</summary><pre>{html.escape(json.dumps(r['drawn'], indent=1))}</pre></details></td></tr>"
         for i, r in enumerate(records)
     )
-    head = "<th>#</th><th>case</th><th>volume (ml)</th><th>lesions</th><th>parameters</th>"
+    head = f"<th>#</th><th>case</th><th>{measure.name} ({measure.shown})</th><th>lesions</th><th>parameters</th>"
     file.write_text(
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
         "<style>body{font:14px sans-serif;margin:2em;max-width:1200px}img{max-width:100%}table{border-collapse:collapse}"

@@ -1,5 +1,7 @@
 """Predictions against the truth: Dice, HD95, lesion-wise F1 and volumes per case and label, and their summary.
 
+2D images have areas in place of volumes, in cm2, and keys that say so.
+
 Empty references: where truth and prediction are both empty, Dice, HD95 and F1 are undefined (null) and the case does not
 enter their means, as nnU-Net has it. Where only one is empty, Dice and F1 are 0 and HD95 is undefined; how many of these
 there are is stated beside the mean (`hd95_undefined`), and what was found in healthy images in `false_positive_ml`.
@@ -25,6 +27,7 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_checks import difference
 from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.metrics import dice, hd95
+from nnunet_synthtumour.volumes import AREA, VOLUME, Measure, measure_of
 
 FILE = "evaluation.json"
 MATCHING_IOU = 0.1  # intersection over union from which a found lesion is a real one
@@ -57,11 +60,16 @@ def evaluate(predictions: Path, references: Path, dataset_json: Mapping[str, Any
     pairs = _pairs(predictions, references, ending)
     structures = structures_of(dataset_json)
     ignore = dataset_json["labels"].get("ignore")
+    # one unit for all cases: a volume of one slice among others of many has a thickness that means something
+    measure = (
+        AREA if all(measure_of(read_or_refuse(pair.reference).GetSize()[::-1]) == AREA for pair in pairs) else VOLUME
+    )
     with CasePool(processes) as pool:
-        rows = pool.map(partial(evaluate_case, structures=structures, ignore=ignore), pairs, "comparing")
+        work = partial(evaluate_case, structures=structures, ignore=ignore, measure=measure)
+        rows = pool.map(work, pairs, "comparing")
     found = {
         "structures": {name: list(values) for name, values in structures.items()},
-        "summary": {name: summary_of([row["structures"][name] for row in rows]) for name in structures},
+        "summary": {name: summary_of([row["structures"][name] for row in rows], measure) for name in structures},
         "cases": rows,
     }
     write_json(found, predictions / FILE)
@@ -81,7 +89,9 @@ def structures_of(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]
     return structures
 
 
-def evaluate_case(pair: Pair, structures: Mapping[str, Sequence[int]], ignore: int | None) -> dict[str, Any]:
+def evaluate_case(
+    pair: Pair, structures: Mapping[str, Sequence[int]], ignore: int | None, measure: Measure = VOLUME
+) -> dict[str, Any]:
     prediction, reference = read_or_refuse(pair.prediction), read_or_refuse(pair.reference)
     what = difference(prediction, reference, LOOSENESS)
     if what:
@@ -109,15 +119,16 @@ def evaluate_case(pair: Pair, structures: Mapping[str, Sequence[int]], ignore: i
         "prediction": str(pair.prediction),
         "reference": str(pair.reference),
         "structures": {
-            name: compare(np.isin(found, values) & known, np.isin(truth, values) & known, spacing)
+            name: compare(np.isin(found, values) & known, np.isin(truth, values) & known, spacing, measure)
             for name, values in structures.items()
         },
     }
 
 
-def compare(found: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float | int | None]:
+def compare(
+    found: np.ndarray, truth: np.ndarray, spacing: Sequence[float], measure: Measure = VOLUME
+) -> dict[str, float | int | None]:
     """All metrics of two masks on one grid of `spacing` (mm)."""
-    voxel_ml = math.prod(spacing) / 1000
     matched, n_found, n_real = lesions(found, truth)
     return {
         "dice": _finite(dice(found, truth)),
@@ -126,9 +137,9 @@ def compare(found: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> d
         "lesions_matched": matched,
         "lesions_found": n_found,
         "lesions_real": n_real,
-        "ml": float(found.sum()) * voxel_ml,
-        "true_ml": float(truth.sum()) * voxel_ml,
-        "false_positive_ml": float((found & ~truth).sum()) * voxel_ml,
+        measure.unit: measure.of(found.sum(), spacing),
+        f"true_{measure.unit}": measure.of(truth.sum(), spacing),
+        f"false_positive_{measure.unit}": measure.of((found & ~truth).sum(), spacing),
     }
 
 
@@ -149,23 +160,24 @@ def lesions(found: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
     return matched, n_found, n_real
 
 
-def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over the cases where a metric is defined; volumes as Bland and Altman compare two measurements."""
+def summary_of(rows: Sequence[Mapping[str, Any]], measure: Measure = VOLUME) -> dict[str, Any]:
+    """Means over the cases where a metric is defined; volumes (or areas) as Bland and Altman compare two measurements."""
     means: dict[str, Any] = {}
     for metric in METRICS:
         values = [row[metric] for row in rows if row[metric] is not None]
         means[metric] = float(np.mean(values)) if values else None
         means[f"{metric}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
         means[f"{metric}_undefined"] = len(rows) - len(values)
-    difference = np.array([row["ml"] - row["true_ml"] for row in rows])
+    unit = measure.unit
+    difference = np.array([row[unit] - row[f"true_{unit}"] for row in rows])
     spread = 1.96 * float(difference.std(ddof=1)) if len(rows) > 1 else None
     mean = float(difference.mean()) if len(rows) else None
     return {
         "cases": len(rows),
         **means,
-        "volume_difference_ml": mean,
-        "limits_of_agreement_ml": None if spread is None or mean is None else [mean - spread, mean + spread],
-        "false_positive_ml": float(np.mean([row["false_positive_ml"] for row in rows])) if rows else None,
+        f"{measure.name}_difference_{unit}": mean,
+        f"limits_of_agreement_{unit}": None if spread is None or mean is None else [mean - spread, mean + spread],
+        f"false_positive_{unit}": float(np.mean([row[f"false_positive_{unit}"] for row in rows])) if rows else None,
     }
 
 

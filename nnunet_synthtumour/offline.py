@@ -26,6 +26,7 @@ from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import HEALTHY
 from nnunet_synthtumour.stages import fingerprint
 from nnunet_synthtumour.synthesis import GrowLesion, grow_in_volume
+from nnunet_synthtumour.volumes import measure_of
 
 IGNORE = 9999
 
@@ -88,6 +89,7 @@ def _check_same_run(growth: Growth) -> None:
                 f"{growth.out} holds cases grown with other options, or in images that have changed since; "
                 "choose another folder or remove it."
             )
+        return
     write_json(block, file)
 
 
@@ -113,8 +115,9 @@ def _grow_one(growth: Growth, k: int) -> str:
     for channel, (image, array) in enumerate(zip(images, grown, strict=True)):
         _write_like(image, array, growth.out / "imagesTr" / f"{name}_{channel:04d}.nii.gz", image.GetPixelID())
     _write_like(images[0], label[0].astype(np.uint8), growth.out / "labelsTr" / f"{name}.nii.gz", sitk.sitkUInt8)
+    measure = measure_of(label.shape[1:])
     about = {"image": [str(f) for f in growth.images[which]], "lesions": to_json(drawn),
-             "volume_ml": float((label > 0).sum() * np.prod(spacing) / 1000)}  # fmt: skip
+             measure.key: measure.of((label > 0).sum(), spacing)}  # fmt: skip
     write_json(about, parameters)
     return name
 

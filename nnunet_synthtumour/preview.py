@@ -22,6 +22,7 @@ from nnunet_synthtumour.offline import IGNORE, check_images, load_raw
 from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import HEALTHY, SHORT, TrainingSettings, settings_of
 from nnunet_synthtumour.synthesis import GrowLesion
+from nnunet_synthtumour.volumes import measure_of
 
 PER_ROW = 6
 
@@ -139,11 +140,12 @@ def draw_preview(scene: Scene, out: Path, n: int, seed: int) -> Path:
         drawn = scene.grow.get_parameters(**sample)
         sample = scene.grow.apply(sample, **drawn)
         lesions: LesionParameters = drawn["lesions"]
-        volume = float((sample["segmentation"] > 0).sum()) * float(np.prod(scene.spacing)) / 1000
+        measure = measure_of(sample["segmentation"].shape[1:])
+        size = measure.of(int((sample["segmentation"] > 0).sum()), scene.spacing)
         records.append(
-            {"case": source.name, "volume_ml": volume, "lesions": len(lesions.lesions), "drawn": to_json(lesions)}
+            {"case": source.name, measure.key: size, "lesions": len(lesions.lesions), "drawn": to_json(lesions)}
         )
-        _add(grown, sample, f"{i}: {source.name}, {volume:.1f} ml")
+        _add(grown, sample, f"{i}: {source.name}, {size:.1f} {measure.shown}")
         seen = augment(image=sample["image"].clone(), segmentation=sample["segmentation"].clone())
         _add(augmented, seen, f"{i}: augmented")
     sheets = [("Lesions as they are grown", out / "preview.png", grown),

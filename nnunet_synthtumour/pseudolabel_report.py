@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_synthtumour.atomic_files import complete, write_json
 from nnunet_synthtumour.pseudolabel_picture import COLOURS, NAMES
+from nnunet_synthtumour.volumes import VOLUME, measure_in
 
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1100px;padding:0 1em;color:#222}
@@ -44,32 +45,37 @@ def write_report(
 
 def _summary(records: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
     kept = [record for record in records if record["kept"]]
-    total = {name: sum(record["ml"][name] for record in kept) for name in ("tumour", "unsure", "dropped")}
+    total = {name: sum(_sizes(record)[name] for record in kept) for name in ("tumour", "unsure", "dropped")}
+    unit = measure_in(records[0]).shown
     folds = ", ".join(f"{fold} (after {epoch} epochs)" for fold, epoch in provenance["epochs"].items())
     legend = "".join(
         f"<span class='key' style='background:{colour}'></span>{NAMES[state]}" for state, colour in COLOURS.items()
     )
     return (
-        f"<p><b>{len(kept)} of {len(records)} cases</b> have a pseudo-label: {total['tumour']:.1f} ml tumour in all. "
-        f"In these cases {total['unsure']:.1f} ml are unsure and {total['dropped']:.1f} ml were dropped; both carry the "
-        "ignore label. The other cases are set aside.</p>"
+        f"<p><b>{len(kept)} of {len(records)} cases</b> have a pseudo-label: {total['tumour']:.1f} {unit} tumour in all. "
+        f"In these cases {total['unsure']:.1f} {unit} are unsure and {total['dropped']:.1f} {unit} were dropped; both "
+        "carry the ignore label. The other cases are set aside.</p>"
         f"<p>Junior: <code>{html.escape(provenance['junior'])}</code>, {html.escape(provenance['checkpoint'])}, "
         f"folds {html.escape(folds)}.</p>"
         f"<p>{_sentences(provenance['rules'])}</p>"
-        f"{_overview(records)}"
+        f"{_overview(records, unit)}"
         f"<p>Each picture, from left to right: the image, the decision, the probability (dark to bright).{legend}</p>"
     )
 
 
-def _overview(records: Sequence[Mapping[str, Any]]) -> str:
+def _sizes(record: Mapping[str, Any]) -> Any:
+    return record[measure_in(record).unit]
+
+
+def _overview(records: Sequence[Mapping[str, Any]], unit: str) -> str:
     """A row per case, those set aside first."""
     rows = "".join(
-        f"<tr><td><a href='#{html.escape(r['case'])}'>{html.escape(r['case'])}</a></td><td>{r['ml']['tumour']:.1f}</td>"
-        f"<td>{r['ml']['unsure']:.1f}</td><td>{r['ml']['dropped']:.1f}</td>"
-        f"<td>{html.escape(r['reason'] or 'kept')}</td></tr>"
+        f"<tr><td><a href='#{html.escape(r['case'])}'>{html.escape(r['case'])}</a></td>"
+        + "".join(f"<td>{_sizes(r)[state]:.1f}</td>" for state in ("tumour", "unsure", "dropped"))
+        + f"<td>{html.escape(r['reason'] or 'kept')}</td></tr>"
         for r in sorted(records, key=lambda r: (r["kept"], r["case"]))
     )
-    head = "<tr><th>case</th><th>tumour (ml)</th><th>unsure (ml)</th><th>dropped (ml)</th><th>decision</th></tr>"
+    head = f"<tr><th>case</th><th>tumour ({unit})</th><th>unsure ({unit})</th><th>dropped ({unit})</th><th>decision</th></tr>"
     return f"<table>{head}{rows}</table>"
 
 
@@ -86,8 +92,8 @@ def _sentences(rules: Mapping[str, Any]) -> str:
 
 
 def _card(record: Mapping[str, Any], picture: Path) -> str:
-    ml = record["ml"]
-    verdict = f"kept, {ml['tumour']:.1f} ml" if record["kept"] else f"set aside: {record['reason']}"
+    sizes, unit = _sizes(record), measure_in(record).shown
+    verdict = f"kept, {sizes['tumour']:.1f} {unit}" if record["kept"] else f"set aside: {record['reason']}"
     passed = "kept" if record["kept"] else "passes, but the case is set aside"
     rows = "".join(
         f"<tr><td>{i}</td><td>{c['ml']:.2f}</td><td>{c['confidence']:.2f}</td><td>{100 * c['rim_share']:.0f}</td>"
@@ -96,19 +102,23 @@ def _card(record: Mapping[str, Any], picture: Path) -> str:
     )
     more = len(record["components"]) - 12
     rows += f"<tr><td colspan='5'>and {more} smaller ones</td></tr>" if more > 0 else ""
-    head = "<tr><th>component</th><th>ml</th><th>mean probability</th><th>in the rim (%)</th><th>decision</th></tr>"
+    volume = "ml" if measure_in(record) == VOLUME else "as a ball (ml)"  # what min_ml is compared with
+    head = (
+        f"<tr><th>component</th><th>{volume}</th><th>mean probability</th><th>in the rim (%)</th><th>decision</th></tr>"
+    )
     table = f"<table>{head}{rows}</table>" if rows else ""
     image = base64.b64encode(picture.read_bytes()).decode()
     name = html.escape(record["case"])
     return (
         f"<div class='case{'' if record['kept'] else ' aside'}' id='{name}'><h2>{name}: {html.escape(verdict)}</h2>"
-        f"<p>{ml['unsure']:.1f} ml unsure, {ml['dropped']:.1f} ml dropped{_per_label(record)}</p>"
+        f"<p>{sizes['unsure']:.1f} {unit} unsure, {sizes['dropped']:.1f} {unit} dropped{_per_label(record)}</p>"
         f"<img alt='{name}' src='data:image/png;base64,{image}'>{table}</div>"
     )
 
 
 def _per_label(record: Mapping[str, Any]) -> str:
-    """The volume of each label, where there are several."""
-    volumes = record["ml_per_label"]
-    listed = ", ".join(f"{html.escape(name)} {ml:.1f} ml" for name, ml in volumes.items())
-    return f"; kept: {listed}" if len(volumes) > 1 else ""
+    """The size of each label, where there are several."""
+    measure = measure_in(record)
+    sizes = record[f"{measure.unit}_per_label"]
+    listed = ", ".join(f"{html.escape(name)} {size:.1f} {measure.shown}" for name, size in sizes.items())
+    return f"; kept: {listed}" if len(sizes) > 1 else ""

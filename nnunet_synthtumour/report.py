@@ -29,6 +29,7 @@ from nnunet_synthtumour.report_page import Page
 from nnunet_synthtumour.schema import leaves
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, settings_of
 from nnunet_synthtumour.stages import RECORD, option_of
+from nnunet_synthtumour.volumes import Measure, measure_in
 
 SAMPLES, WORST, SHOWN_PATIENTS = 12, 6, 12
 PER_CASE = ("roles", "hosts", "intensities")
@@ -169,8 +170,10 @@ class RunReport:
         cases = found["cases"]
         kept = [case for case in cases if case["kept"]]
         page.heading("Pseudo-labels")
+        sizes = {c["case"]: c[measure_in(c).unit] for c in cases}
+        total, in_unit = sum(sizes[c["case"]]["tumour"] for c in kept), measure_in(cases[0] if cases else {}).shown
         page.paragraph(
-            f"{len(kept)} of {len(cases)} patients were kept, with {sum(c['ml']['tumour'] for c in kept):.1f} ml of tumour. "
+            f"{len(kept)} of {len(cases)} patients were kept, with {total:.1f} {in_unit} of tumour. "
             f"All cases, with their components: {work[0] / 'report.html'}."
         )
         now = found["provenance"]["digest"]
@@ -185,9 +188,13 @@ class RunReport:
         if agreement := {r: v for r, v in self.about.get("agreement", {}).items() if v is not None}:
             page.table(["round", "Dice with the round before"], list(agreement.items()))
         page.table(
-            ["patient", "tumour (ml)", "unsure (ml)", "dropped (ml)", "decision"],
+            ["patient", f"tumour ({in_unit})", f"unsure ({in_unit})", f"dropped ({in_unit})", "decision"],
             [
-                [c["case"], c["ml"]["tumour"], c["ml"]["unsure"], c["ml"]["dropped"], c["reason"] or "kept"]
+                [
+                    c["case"],
+                    *(sizes[c["case"]][state] for state in ("tumour", "unsure", "dropped")),
+                    c["reason"] or "kept",
+                ]
                 for c in cases
             ],
         )
@@ -201,40 +208,46 @@ class RunReport:
         if not evaluations:
             return
         page.heading("How good they are")
+        main = next(iter(next(iter(evaluations.values()))["summary"]))
+        measure = measure_in(next(iter(evaluations.values()))["summary"][main])
+        shown = measure.shown
         rows = [
             [f"{who}, {name}", s["cases"], _spread(s, "dice"), _spread(s, "hd95"), _spread(s, "lesion_f1"),
-             f"{s['volume_difference_ml']:.1f}", _limits(s["limits_of_agreement_ml"])]
+             f"{s[f'{measure.name}_difference_{measure.unit}']:.1f}", _limits(s[f"limits_of_agreement_{measure.unit}"])]
             for who, evaluation in evaluations.items() for name, s in evaluation["summary"].items()
         ]  # fmt: skip
         page.table(
-            ["", "cases", "Dice", "HD95 (mm)", "lesion F1", "volume difference (ml)", "limits of agreement (ml)"], rows
-        )
+            ["", "cases", "Dice", "HD95 (mm)", "lesion F1", f"{measure.name} difference ({shown})",
+             f"limits of agreement ({shown})"], rows
+        )  # fmt: skip
         page.paragraph(
             "Means and standard deviations over cases. Where truth and prediction are both empty, a case does not enter the "
             "means; where one of them is, its Dice and F1 are 0 and its HD95 is left out. Lesions are connected components; "
             f"a found one counts from an intersection over union of {MATCHING_IOU:g} with a real one."
         )
-        main = next(iter(next(iter(evaluations.values()))["summary"]))
         arms = {who: [case["structures"][main] for case in e["cases"]] for who, e in evaluations.items()}
         draw_scores(arms, self.figures / "scores.png")
-        page.picture(self.figures / "scores.png", "Dice of every test case; volumes with their limits of agreement")
-        self._cases(page, evaluations, main)
+        page.picture(
+            self.figures / "scores.png", f"Dice of every test case; {measure.name}s with their limits of agreement"
+        )
+        self._cases(page, evaluations, main, measure)
         self.result["summary"] = {who: e["summary"] for who, e in evaluations.items()}
 
-    def _cases(self, page: Page, evaluations: Mapping[str, Any], main: str) -> None:
+    def _cases(self, page: Page, evaluations: Mapping[str, Any], main: str, measure: Measure) -> None:
         """Rows of all test cases and pictures of the worst, as the last of the models has them."""
         last = list(evaluations)[-1]
         order = sorted(evaluations[last]["cases"], key=lambda c: _or(c["structures"][main]["dice"], 2.0))
         by_case = {who: {c["case"]: c for c in e["cases"]} for who, e in evaluations.items()}
         head = ["case, worst first"]
-        head += [f"{who} {what}" for who in evaluations for what in ("Dice", "HD95", "F1", "ml")] + ["true ml"]
+        head += [f"{who} {what}" for who in evaluations for what in ("Dice", "HD95", "F1", measure.shown)]
+        head.append(f"true {measure.shown}")
         rows = []
         for case in order:
             values: list[Any] = [case["case"]]
             for who in evaluations:
                 s = by_case[who][case["case"]]["structures"][main]
-                values += [s["dice"], s["hd95"], s["lesion_f1"], f"{s['ml']:.1f}"]
-            rows.append([*values, f"{case['structures'][main]['true_ml']:.1f}"])
+                values += [s["dice"], s["hd95"], s["lesion_f1"], f"{s[measure.unit]:.1f}"]
+            rows.append([*values, f"{case['structures'][main][f'true_{measure.unit}']:.1f}"])
         page.table(head, rows)
         page.heading(f"The worst cases ({TRUTH_AND_FOUND})", 3)
         values_of = evaluations[last]["structures"][main]

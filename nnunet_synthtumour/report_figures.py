@@ -10,6 +10,7 @@ import numpy as np
 
 from nnunet_synthtumour.chosen_epoch import chosen_epoch
 from nnunet_synthtumour.contact_sheet import Panel, save_sheet
+from nnunet_synthtumour.volumes import measure_in
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # told apart by colour-blind eyes
 CURVES = {
@@ -80,8 +81,9 @@ def draw_scores(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> 
     dice.set_xlim(-0.5, len(names) - 0.5)
     dice.set_ylim(0, 1)
     dice.set_ylabel("Dice, each case and the mean")
+    measure = measure_in(arms[names[0]][0])
     for name, colour, mark in zip(names, (BLUE, ORANGE), ("o", "s"), strict=False):
-        pair = np.array([[row["ml"], row["true_ml"]] for row in arms[name]])
+        pair = np.array([[row[measure.unit], row[f"true_{measure.unit}"]] for row in arms[name]])
         difference = pair[:, 0] - pair[:, 1]
         volumes.plot(pair.mean(1), difference, mark, color=colour, markersize=4, label=name)
         spread = 1.96 * difference.std(ddof=1) if len(difference) > 1 else 0
@@ -91,8 +93,8 @@ def draw_scores(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> 
             (difference.mean() + spread, ":"),
         ):
             volumes.axhline(level, color=colour, linestyle=style, linewidth=1)
-    volumes.set_xlabel("mean of found and true volume (ml)")
-    volumes.set_ylabel("found - true (ml)")
+    volumes.set_xlabel(f"mean of found and true {measure.name} ({measure.shown})")
+    volumes.set_ylabel(f"found - true ({measure.shown})")
     volumes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=110)
     plt.close(figure)

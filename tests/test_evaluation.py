@@ -81,7 +81,7 @@ def test_structures_are_labels_regions_and_the_whole() -> None:
 def _write(array: np.ndarray, file: Path, spacing: float = 1.0) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(array.astype(np.uint8))
-    image.SetSpacing((spacing,) * 3)
+    image.SetSpacing((spacing,) * image.GetDimension())
     sitk.WriteImage(image, str(file))
 
 
@@ -112,6 +112,26 @@ def test_the_command_writes_what_it_prints_and_complains_in_one_sentence(
     _write(_box(3, 5, 5), truth / "case_0.nii.gz", spacing=2.0)
     assert main(command) == 2
     assert "differ in spacing; predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (1, 20, 20)])
+def test_2d_images_have_areas(tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...]) -> None:
+    said, truth = tmp_path / "said", tmp_path / "truth"
+    for i in range(2):
+        _write(_box(2, 2, side=10, shape=(20, 20)).reshape(shape), said / f"case_{i}.nii.gz", spacing=2.0)
+        _write(_box(2, 2, side=5, shape=(20, 20)).reshape(shape), truth / f"case_{i}.nii.gz", spacing=2.0)
+    (said / "dataset.json").write_text(
+        json.dumps({"labels": {"background": 0, "tumour": 1}, "file_ending": ".nii.gz"}), encoding="utf-8"
+    )
+    assert main(["evaluate", "-i", str(said), "-r", str(truth), "-np", "1"]) == 0
+    found = json.loads((said / "evaluation.json").read_text(encoding="utf-8"))
+    row = found["cases"][0]["structures"]["tumour"]
+    assert (row["cm2"], row["true_cm2"], row["false_positive_cm2"]) == pytest.approx((4.0, 1.0, 3.0))
+    assert found["summary"]["tumour"]["area_difference_cm2"] == pytest.approx(3.0)
+    assert found["summary"]["tumour"]["limits_of_agreement_cm2"] == pytest.approx([3.0, 3.0])
+    assert not any(key.endswith("ml") for key in {**row, **found["summary"]["tumour"]})
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].endswith("area difference (cm²)") and out[1].endswith("3.0") and len(out[0]) == len(out[1])
 
 
 def _reoriented(file: Path) -> None:

@@ -47,6 +47,8 @@ def test_figures_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     log = {key: [0.1, 0.4, 0.3] for key in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "pasted_dice")}
     draw_curves({"junior": log, "senior": log}, tmp_path / "curves.png")
     rows = [{"dice": 0.5, "ml": 10.0, "true_ml": 12.0}, {"dice": None, "ml": 0.0, "true_ml": 0.0}]
+    areas = [{key.replace("ml", "cm2"): value for key, value in row.items()} for row in rows]
+    draw_scores({"junior": areas}, tmp_path / "areas.png")
     draw_scores({"junior": rows, "senior": rows}, tmp_path / "scores.png")
     truth = np.zeros((6, 8, 8), bool)
     truth[2:4, 2:6, 2:6] = True

@@ -92,6 +92,17 @@ def test_sub_regions_and_host_masks(healthy: list[Path], tmp_path: Path) -> None
     assert not label[~mask].any()
 
 
+def test_a_2d_image_has_an_area(healthy: list[Path], tmp_path: Path) -> None:
+    image = sitk.ReadImage(str(healthy[0]))
+    sitk.WriteImage(image[:, :, image.GetDepth() // 2], str(tmp_path / "slice.nii.gz"))
+    command = ["grow", str(tmp_path / "slice.nii.gz"), "-o", str(tmp_path / "out"), "-n", "1", "-np", "1"]
+    assert main([*command, "--set", "shape.volume_ml=[20,20]", "--set", "shape.satellites=0"]) == 0
+    about = json.loads((tmp_path / "out" / "parameters" / "case_0000.json").read_text(encoding="utf-8"))
+    _, _, label = _arrays(tmp_path / "out", "case_0000")
+    assert about["area_cm2"] == pytest.approx((label > 0).sum() * 0.09) and "volume_ml" not in about
+    assert about["area_cm2"] == pytest.approx(np.pi * 1.684**2, rel=0.1)  # the middle section of a ball of 20 ml
+
+
 def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: object) -> str:
         assert main(["grow", *map(str, arguments)]) == 2

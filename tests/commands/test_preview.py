@@ -17,7 +17,7 @@ from nnunet_synthtumour.preview import is_mirrored
 from nnunet_synthtumour.settings import TrainingSettings
 
 
-def _looks_drawn(folder: Path, n: int) -> None:
+def _looks_drawn(folder: Path, n: int, size: str = "volume_ml") -> None:
     for name in ("preview.png", "augmented.png"):
         picture = matplotlib.image.imread(folder / name)
         assert picture.std() > 0.1
@@ -25,7 +25,7 @@ def _looks_drawn(folder: Path, n: int) -> None:
         assert (colour > 0.3).sum() > 50
     records = json.loads((folder / "preview.json").read_text(encoding="utf-8"))
     assert len(records) == n
-    assert all(record["volume_ml"] > 0 and record["drawn"]["lesions"] for record in records)
+    assert all(record[size] > 0 and record["drawn"]["lesions"] for record in records)
     page = (folder / "preview.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 2
     assert page.count("<tr>") == n + 1
@@ -54,7 +54,7 @@ def test_of_an_image_without_a_data_set(tmp_path: Path) -> None:
 def test_of_a_preprocessed_data_set(configuration: str, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["preview", "-d", "1", "-p", "nnUNetTinyPlans", "-c", configuration, "-o", str(out), "-n", "2"]) == 0
-    _looks_drawn(out, 2)
+    _looks_drawn(out, 2, "area_cm2" if configuration == "2d" else "volume_ml")
 
 
 def test_mistakes_are_one_sentence(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
