@@ -205,9 +205,7 @@ class DeepAtlasTrainer(AveragingTrainer):
             fitter, self.carried_writer(cases.dataset, cases.grid, NO_LABEL), labelled, settings.sources,
             fitter.relays(labelled, self.fitted_to, relays),
         )  # fmt: skip
-        carry_to_all(
-            self.carried_folder, self.fitted_to, mark, fitting.to_target, self.local_rank, self.ranks
-        )  # fmt: skip
+        carry_to_all(self.carried_folder, self.fitted_to, mark, fitting.to_target, self.local_rank, self.ranks)
 
     def carried_writer(self, dataset: Any, grid: Grid, ignore: int) -> CarriedWriter:
         """What writes labels that come from other images; `ignore` is the value of what is not trusted of them."""
