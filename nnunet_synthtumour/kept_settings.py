@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +24,14 @@ def own_settings(folder: Path) -> dict[str, Any] | None:
 def without_cases(block: dict[str, Any]) -> dict[str, Any]:
     """A block's settings alone."""
     return {key: value for key, value in block.items() if key not in PER_CASE}
+
+
+def changed_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, block by block, that are in `now` and were not so `then`."""
+    changed = {}
+    for key, value in now.items():
+        before = then.get(key)
+        if before != value:
+            both = isinstance(before, Mapping) and isinstance(value, Mapping) and value
+            changed[key] = changed_since(before, value) if both else value
+    return changed

@@ -20,12 +20,13 @@ from nnunet_synthtumour.dataset_folders import raw_files
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import find_host
 from nnunet_synthtumour.image_files import written
+from nnunet_synthtumour.junior_model import stamps_of
 from nnunet_synthtumour.pseudolabel_appearance import corrected
 from nnunet_synthtumour.pseudolabel_picture import save_case_picture
 from nnunet_synthtumour.pseudolabel_rules import DROPPED, KEPT, UNSURE, decide, label_map
 from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import PseudoLabelSettings
-from nnunet_synthtumour.volumes import millilitres
+from nnunet_synthtumour.volumes import measure_of
 
 GENERATION = 1
 """Raised whenever the same image and junior would give another result, so that older results are not taken."""
@@ -85,8 +86,7 @@ def patient_cases(
         missing = [image for image in images if not image.is_file()]
         if missing:
             raise UserError(f"There is no {missing[0]}, though {source / 'dataset.json'} gives a role to that case.")
-        about = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in images]
-        identity = {"generation": GENERATION, "junior": junior, "images": about}
+        identity = {"generation": GENERATION, "junior": junior, "images": stamps_of(images)}
         cases.append(
             PatientCase(
                 name, images, work, dataset_json["file_ending"], reader.__name__, dataset_json["labels"], identity
@@ -191,23 +191,24 @@ def apply_rules(case: PatientCase, rules: PseudoLabelSettings) -> dict[str, Any]
     case.write_labels(labels, properties)
     kept = decision.reason is None
 
-    def ml(mask: np.ndarray) -> float:
-        return millilitres(int(mask.sum()), tumour.shape, spacing)
+    measure = measure_of(tumour.shape)
+
+    def size(mask: np.ndarray, digits: int = 3) -> float:
+        return round(measure.of(mask.sum(), spacing), digits)
 
     record = {
         "case": case.name,
         "kept": kept,
         "reason": decision.reason,
         "doubt": decision.doubt,
-        "ml": {
-            name: round(ml(decision.state == state), 3)
+        measure.unit: {
+            name: size(decision.state == state)
             for name, state in (("tumour", KEPT), ("unsure", UNSURE), ("dropped", DROPPED))
         },
-        "ml_per_label": {
-            name_of(case.label_names, value): round(ml(labels == value), 3)
-            for value in np.unique(inside[inside > 0]).tolist()
+        f"{measure.unit}_per_label": {
+            name_of(case.label_names, value): size(labels == value) for value in np.unique(inside[inside > 0]).tolist()
         },
-        "host_ml": round(ml(host), 1),
+        f"host_{measure.unit}": size(host, 1),
         "components": [asdict(component) for component in decision.components],
         "rules": to_json(rules),
         "identity": case.identity,

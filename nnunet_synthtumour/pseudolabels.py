@@ -22,6 +22,7 @@ from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, dataset_name, 
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.file_lock import take_lock
 from nnunet_synthtumour.junior_model import Junior, digest_of
+from nnunet_synthtumour.kept_settings import without_cases
 from nnunet_synthtumour.lesion_model import load_model
 from nnunet_synthtumour.pseudolabel_cases import (
     PatientCase,
@@ -33,8 +34,8 @@ from nnunet_synthtumour.pseudolabel_cases import (
 )
 from nnunet_synthtumour.pseudolabel_report import write_report
 from nnunet_synthtumour.schema import merge, parse, to_json
-from nnunet_synthtumour.senior_dataset import Provenance, Senior, build, is_built, target_name
-from nnunet_synthtumour.settings import PSEUDO, UNLABELLED, PseudoLabelSettings, Settings, settings_of
+from nnunet_synthtumour.senior_dataset import Provenance, Senior, build, is_built, taken_over, target_name
+from nnunet_synthtumour.settings import BLOCK, PSEUDO, UNLABELLED, PseudoLabelSettings, Settings, settings_of
 
 REPORT = "report.html"
 
@@ -142,13 +143,11 @@ def assemble(job: Job, options: PseudoLabelOptions) -> Path | None:
     """The report and the data set, from the decisions of all cases; None where another process is at it."""
     records = [json.loads(case.record.read_text(encoding="utf-8")) for case in job.cases]
     kept = [record["case"] for record in records if record["kept"]]
-    digest = digest_of([records, job.junior.identity(), to_json(job.rules), job.dataset_json])
+    shared = taken_over(job.source, job.dataset_json, options.plans, options.configuration)
+    digest = digest_of([records, job.junior.identity(), to_json(job.rules), job.dataset_json, shared])
     with _alone(job.work / "assemble.lock") as alone:
         if not alone:
             return None
-        raw = nnunet_folder(RAW) / job.target
-        if is_built(job.target, digest):
-            return raw
         provenance = Provenance(
             digest=digest,
             junior=job.junior.name,
@@ -159,8 +158,11 @@ def assemble(job: Job, options: PseudoLabelOptions) -> Path | None:
             rules=to_json(job.rules),
             kept=kept,
             set_aside={record["case"]: record["reason"] for record in records if not record["kept"]},
+            settings=without_cases(job.dataset_json[BLOCK]),
         )
         page = write_report(job.work / REPORT, records, provenance.as_json(), [case.picture for case in job.cases])
+        if is_built(job.target, digest):
+            return nnunet_folder(RAW) / job.target
         if not kept:
             raise UserError(
                 f"No pseudo-label is left of {len(records)} cases, so there is nothing to train a senior with; "

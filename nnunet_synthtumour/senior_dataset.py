@@ -16,7 +16,10 @@ from nnunet_synthtumour.atomic_files import link, read_json, write_json
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnunet_folder, raw_files
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.senior_preprocessing import Recipe, preprocess_case
+from nnunet_synthtumour.junior_model import stamps_of
+from nnunet_synthtumour.kept_settings import changed_since, own_settings
+from nnunet_synthtumour.schema import leaves
+from nnunet_synthtumour.senior_preprocessing import FILES, Recipe, preprocess_case
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, PSEUDO, settings_of, with_settings
 
 PROVENANCE = "synthtumour_provenance.json"
@@ -24,7 +27,10 @@ PROVENANCE = "synthtumour_provenance.json"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where pseudo-labels come from; `digest` stands for everything that the data set depends on."""
+    """Where pseudo-labels come from; `digest` stands for everything that the data set depends on.
+
+    `settings` are the source's; where the data set has others, they are its own.
+    """
 
     digest: str
     junior: str
@@ -35,6 +41,7 @@ class Provenance:
     rules: dict[str, Any]
     kept: list[str]
     set_aside: dict[str, str]
+    settings: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         versions = {"nnunet-synthtumour": __version__} | {name: version(name) for name in ("nnunetv2", "torch")}
@@ -77,6 +84,20 @@ def target_name(source: str, number: int, name: str | None) -> str:
     return wanted
 
 
+def taken_over(source: Path, dataset_json: dict[str, Any], plans: str, configuration: str) -> list[Any]:
+    """What the new data set shares with a raw one, as values that change with it: plans, splits, and files of cases."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    preprocessed = nnunet_folder(PREPROCESSED) / source.name
+    plans_manager = PlansManager(str(preprocessed / f"{plans}.json"))
+    data = preprocessed / plans_manager.get_configuration(configuration).data_identifier
+    files: list[Path] = []
+    for case in settings_of(dataset_json).cases(HEALTHY, LABELLED):
+        images, label = raw_files(source, dataset_json, case)
+        files += [*images, label, *(data / f"{case}{ending}" for ending in FILES)]
+    return [plans_manager.plans, read_json(preprocessed / "splits_final.json"), stamps_of(files)]
+
+
 def is_built(target: str, digest: str) -> bool:
     """Whether the data set is there, complete, and made of the same."""
     there = [read_json(nnunet_folder(variable) / target / PROVENANCE) for variable in (RAW, PREPROCESSED)]
@@ -109,7 +130,8 @@ def _write_raw(senior: Senior) -> Path:
 
 
 def _dataset_json(senior: Senior) -> dict[str, Any]:
-    """The source's, with the roles, hosts and intensities of the cases that are taken over."""
+    """The source's, with the roles, hosts and intensities of the cases that are taken over, and what the user set in the
+    data set that is replaced."""
     settings = settings_of(senior.dataset_json)
     roles = {case: settings.roles[case] for case in settings.cases(HEALTHY, LABELLED)}
     roles |= dict.fromkeys(senior.pseudo_labels, PSEUDO)
@@ -123,7 +145,20 @@ def _dataset_json(senior: Senior) -> dict[str, Any]:
         "numTraining": len(roles),
         "synthtumour_provenance": senior.provenance.as_json(),
     }
-    return with_settings({**plain, **about, BLOCK: block}, {"pseudolabels": senior.provenance.rules})
+    own = changed_since(block, _own_settings(senior.target))
+    if own:
+        print(f"{senior.target} keeps settings of its own: {', '.join(leaves(own))}")
+    return with_settings({**plain, **about, BLOCK: block}, {**own, "pseudolabels": senior.provenance.rules})
+
+
+def _own_settings(target: str) -> dict[str, Any]:
+    """Those that a user set in the data set itself since it was made, its rules aside."""
+    for folder in (nnunet_folder(RAW) / target, nnunet_folder(PREPROCESSED) / target):
+        now = own_settings(folder)
+        if now is not None:
+            own = changed_since((read_json(folder / PROVENANCE) or {}).get("settings", {}), now)
+            return {key: value for key, value in own.items() if key != "pseudolabels"}
+    return {}
 
 
 def _write_preprocessed(senior: Senior, raw: Path, processes: int) -> None:

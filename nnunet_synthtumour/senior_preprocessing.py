@@ -12,6 +12,7 @@ from nnunet_synthtumour.dataset_folders import raw_files
 
 FILES = (".pkl", ".b2nd", "_seg.b2nd", ".npz", ".npy", "_seg.npy")
 """What nnU-Net's data set classes may keep of a case."""
+COPIES = "gt_segmentations"  # of the label maps as nnU-Net preprocessed them
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,30 @@ class Recipe:
 
 
 def preprocess_case(case: str, recipe: Recipe) -> None:
-    """The files of one case. Relabelled cases are preprocessed anew, for the segmentation is cropped, marked and sampled
-    together with the image; an image that comes out the same shares its file with the source."""
+    """The files of one case. Relabelled cases, and those whose label map is not the one that nnU-Net preprocessed, are
+    preprocessed anew, for the segmentation is cropped, marked and sampled together with the image; an image that comes out
+    the same shares its file with the source."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans_manager = PlansManager(str(recipe.target / f"{recipe.plans}.json"))
     configuration = plans_manager.get_configuration(recipe.configuration)
     old, new = (folder / configuration.data_identifier for folder in (recipe.source, recipe.target))
     present = [old / f"{case}{ending}" for ending in FILES if (old / f"{case}{ending}").is_file()]
-    if case not in recipe.relabelled and len(present) >= 2:
+    dataset_json = json.loads((recipe.raw / "dataset.json").read_text(encoding="utf-8"))
+    images, label = raw_files(recipe.raw, dataset_json, case)
+    if case not in recipe.relabelled and len(present) >= 2 and _is_same(label, recipe.source / COPIES / label.name):
         for file in present:
             link(file, new / file.name)
         return
     new.mkdir(parents=True, exist_ok=True)
-    dataset_json = json.loads((recipe.raw / "dataset.json").read_text(encoding="utf-8"))
-    images, label = raw_files(recipe.raw, dataset_json, case)
     preprocessor = configuration.preprocessor_class(verbose=False)
     preprocessor.run_case_save(
         str(new / case), list(map(str, images)), str(label), plans_manager, configuration, dataset_json
     )
     image = f"{case}.b2nd"
-    if (old / image).is_file() and (new / image).is_file() and filecmp.cmp(old / image, new / image, shallow=False):
+    if _is_same(old / image, new / image):
         link(old / image, new / image)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)

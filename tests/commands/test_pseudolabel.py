@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -231,6 +233,64 @@ def test_regions_keep_their_order(root: Path) -> None:
     volumes = _json(_work(root) / "cases" / "case_004.json")["ml_per_label"]
     assert set(volumes) == {"whole", "core"}
     assert "kept: whole" in done.report.read_text(encoding="utf-8")
+
+
+def test_the_report_is_there_whenever_it_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(list(COMMAND)) == 0
+    built = (root / "nnUNet_raw" / SENIOR).stat().st_ino
+    shutil.rmtree(_work(root))
+    assert main(list(COMMAND)) == 0
+    report = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))
+    assert report.is_file() and report.with_name("pseudolabels.json").is_file()
+    assert (root / "nnUNet_raw" / SENIOR).stat().st_ino == built, "the data set is the same"
+
+
+def test_what_is_taken_over_is_taken_over_anew_when_it_changed(root: Path) -> None:
+    raw, pre = root / "nnUNet_raw", root / "nnUNet_preprocessed"
+    for folder in (raw, pre):
+        changed = _json(folder / NAME / "dataset.json")
+        changed[BLOCK]["roles"]["case_003"] = "labelled"
+        (folder / NAME / "dataset.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert main(list(COMMAND)) == 0
+    data, label = "nnUNetTinyPlans_3d_fullres", "labelsTr/case_003.nii.gz"
+    corrected = sitk.ReadImage(str(raw / NAME / label))
+    corrected[10, 10, 10] = 1
+    (raw / NAME / label).unlink()
+    sitk.WriteImage(corrected, str(raw / NAME / label))
+    assert main(list(COMMAND)) == 0
+    assert (_labels(raw / SENIOR / label) == 1).sum() == 1
+    places = pickle.loads((pre / SENIOR / data / "case_003.pkl").read_bytes())["class_locations"]
+    assert len(places[1]), "nnU-Net has not preprocessed the corrected label map yet"
+    assert (pre / SENIOR / data / "case_002.pkl").samefile(pre / NAME / data / "case_002.pkl")
+
+    splits = _json(pre / NAME / "splits_final.json")
+    (pre / NAME / "splits_final.json").write_text(json.dumps(splits[::-1]), encoding="utf-8")
+    assert main(list(COMMAND)) == 0
+    assert set(splits[-1]["val"]) <= set(_json(pre / SENIOR / "splits_final.json")[0]["val"])
+
+    image = pre / NAME / data / "case_002.b2nd"
+    shutil.copy2(image, image.with_suffix(".new"))
+    image.with_suffix(".new").replace(image)
+    os.utime(image)  # as nnU-Net does when it preprocesses again
+    assert main(list(COMMAND)) == 0
+    assert (pre / SENIOR / data / "case_002.b2nd").samefile(image)
+
+
+def test_what_a_user_set_in_the_new_data_set_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(list(COMMAND)) == 0
+    mine = ("donors.jitter_mm=3", "training.epochs=7", "pseudolabels.upper=0.9")
+    assert main(["settings", "-d", "2", *(word for text in mine for word in ("--set", text))]) == 0
+    assert main(["settings", "-d", "1", "--set", "training.epochs=5", "--set", "senior.epochs=4"]) == 0
+    assert "keeps settings" not in capsys.readouterr().out
+    for fewer in ("", "nnUNet_raw"):  # of a run that was killed the raw data set may be gone
+        shutil.rmtree(root / fewer / SENIOR, ignore_errors=True)
+        assert main([*COMMAND, "--upper", "0.45"]) == 0
+        assert f"{SENIOR} keeps settings of its own: training.epochs, donors.jitter_mm\n" in capsys.readouterr().out
+        for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+            settings = settings_of(_json(root / folder / SENIOR / "dataset.json"))
+            assert (settings.donors.jitter_mm, settings.training.epochs, settings.senior.epochs) == (3, 7, 4)
+            assert settings.pseudolabels.upper == 0.45, "rules are the command's"
+            assert settings.cases("pseudo-labelled") == list(UNLABELLED)
 
 
 def test_a_case_with_nothing_left_is_set_aside(root: Path) -> None:
