@@ -34,7 +34,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-texture": {"lesion": {"overrides": {"appearance": {"texture": [0.0, 0.0], "texture_kept": [0.0, 0.0]}}}},
     "no-averaging": {"training": {"averaging": 0}},
     "sgd": {"training": {"optimizer": "sgd"}},
-    "no-mirroring": {"training": {"mirroring": False}},
+    "mirrored": {"training": {"mirroring": True}},
+    "reuse-1": {"training": {"reuse": 1}},
+    "reuse-4": {"training": {"reuse": 4}},
+    "reuse-8": {"training": {"reuse": 8}},
     "no-healthy": {"training": {"healthy_patches": 0.0}},
 }
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
@@ -159,7 +162,7 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
     """Train one arm; the Dice on patients after every epoch, and all scores at the chosen and at the last epoch."""
     import torch
 
-    from nnunet_synthtumour.settings import settings_of, with_settings
+    from nnunet_synthtumour.settings import SHORT, settings_of, with_settings
     from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 
@@ -169,8 +172,9 @@ def train(arm: str, folder: Path, seed: int, args: argparse.Namespace) -> dict[s
         "continue_training": False
     }
     changes = {"paper": {"lesion": {"preset": "paper"}}, **ABLATIONS}.get(arm, {})
-    short = {"seed": seed, "epochs": args.epochs, "iterations": args.iterations}
-    changes = {**changes, "training": {**changes.get("training", {}), **short}}
+    alike = {"seed": seed, "epochs": args.epochs, "iterations": args.iterations,
+             "mirroring": args.epochs * args.iterations > SHORT}  # fmt: skip
+    changes = {**changes, "training": {**alike, **changes.get("training", {})}}
     dataset_json = json.loads((preprocessed / "dataset.json").read_text(encoding="utf-8"))
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -67,6 +67,12 @@ class TrainingSettings:
     healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
     host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
     labelled_share: float = setting(0.5, low=0.0, high=1.0, doc="share of patches from labelled cases, if any exist")
+    reuse: int | None = setting(
+        None,
+        low=1,
+        doc="how often a patch with a lesion is used, each time augmented anew; null: 4 times where patches are small, so "
+        "that growing would cost as much as augmenting, else twice",
+    )
     averaging: int | None = setting(
         None,
         low=0,

@@ -44,7 +44,8 @@ class HostPatchLoader(nnUNetDataLoader):
         if case in self.healthy:
             voxels, host_box, whole_voxels, host_voxels = self._host_of(case, seg)
             locations = {HOST: voxels} if in_host else {}
-            lower, upper = self.get_bbox(data.shape[1:], True, locations)
+            lower, _ = self.get_bbox(data.shape[1:], True, locations)
+            lower, upper = self._within(data.shape[1:], lower)
         else:
             lower, upper = self.get_bbox(data.shape[1:], oversample, properties["class_locations"])
         box = [list(bounds) for bounds in zip(lower, upper, strict=True)]
@@ -64,6 +65,17 @@ class HostPatchLoader(nnUNetDataLoader):
             patch["host_voxels"] = host_voxels
             patch["raw_corner"] = raw_corner(properties, data.shape[1:]) - corner
         return patch
+
+    def _within(self, shape: Sequence[int], lower: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The box that begins at `lower`, moved so that what is left of it after the crop lies in a case of `shape`.
+
+        nnU-Net keeps a patch around a voxel from beginning too early, but not from ending too late. Centres in the host
+        may be anywhere, and where patches are large that would cut off much of the image, while prediction shows all.
+        """
+        size = np.array(self.patch_size)
+        padded = np.maximum(self.need_to_pad, size - np.array(shape))
+        begin = np.minimum(lower, np.array(shape) + padded // 2 + padded % 2 - size)
+        return begin.tolist(), (begin + size).tolist()
 
     def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float]:
         """Up to `KEPT` voxels (0, x, y, z) of the host, its box ((low, high) per axis), the voxels of the case and of its

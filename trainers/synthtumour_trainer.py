@@ -32,6 +32,7 @@ from nnunet_synthtumour.trainers.fixed_patches import (
 from nnunet_synthtumour.trainers.grown_volumes import dataset_with_lesions
 from nnunet_synthtumour.trainers.lesion_loader import LesionLoader, Sample, sampling_probabilities
 from nnunet_synthtumour.trainers.lesions import Lesions
+from nnunet_synthtumour.trainers.patch_reuse import PatchReuse
 from nnunet_synthtumour.trainers.progress import CurvesLogger
 from nnunet_synthtumour.trainers.random_streams import seeded, worker_seeds
 from nnunet_synthtumour.trainers.rank_loss import of_this_rank_alone
@@ -164,7 +165,8 @@ class SynthTumourTrainer(AveragingTrainer):
                 dataset_tr.identifiers, self.healthy, self.labelled_share()),
             transforms=tr_transforms, probabilistic_oversampling=self.probabilistic_oversampling,
             grow=self.growth_for_training(patch_size), host_centred=training.host_centred,
-            outside_counts=any(self.configuration_manager.use_mask_for_norm), **for_both,
+            outside_counts=any(self.configuration_manager.use_mask_for_norm),
+            reuse=PatchReuse.of_patches(initial_patch_size, len(self.lesions.channels), training.reuse), **for_both,
         )  # fmt: skip
         workers = get_allowed_n_proc_DA()
         val_workers = max(1, workers // 2) if workers else 0

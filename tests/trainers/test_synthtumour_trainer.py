@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal, UserError
+from nnunet_synthtumour.trainers.patch_reuse import PatchReuse
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import IGNORE, NAME, make_trainer
 
@@ -96,7 +97,7 @@ def test_training_patches_of_healthy_cases_carry_lesions_and_no_ignore_label(toy
 def test_outside_of_the_image_is_background_unless_a_transform_asks_for_it(toy: Path) -> None:
     loader = _loaders(make_trainer(toy, SynthTumourTrainer))[0]
     loader = getattr(loader, "data_loader", None) or loader.generator
-    loader.transforms = None
+    loader.transforms, loader.reuse = None, PatchReuse()
     case = sorted(loader.healthy)[0]
     for outside_counts, least in ((True, -1), (False, 0)):
         loader.outside_counts = outside_counts
