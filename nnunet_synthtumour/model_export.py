@@ -19,7 +19,10 @@ from nnunet_synthtumour.junior_model import Junior
 STANDS_FOR = "nnUNetTrainer"
 CHECKPOINT = "checkpoint_final.pth"  # what nnUNetv2_predict takes unless told otherwise
 NEEDED = ("network_weights", "init_args", "inference_allowed_mirroring_axes", "current_epoch")
-OURS = ("synthtumour", "synthtumour_provenance")
+NEEDED_OF_DATASET = (
+    "channel_names", "modality", "labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer",
+    "numTraining",
+)  # fmt: skip
 
 
 def export(model: Junior, file: Path) -> str:
@@ -29,7 +32,7 @@ def export(model: Junior, file: Path) -> str:
     _, plans, configuration = model.folder.name.split("__")
     inside = f"{model.folder.parent.name}/{STANDS_FOR}__{plans}__{configuration}"
     with complete(file) as unfinished, zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(f"{inside}/dataset.json", json.dumps(without_ours(model.dataset_json), indent=1))
+        archive.writestr(f"{inside}/dataset.json", json.dumps(what_inference_reads(model.dataset_json), indent=1))
         for name in ("plans.json", "dataset_fingerprint.json"):
             if (model.folder / name).is_file():
                 archive.write(model.folder / name, f"{inside}/{name}")
@@ -38,9 +41,9 @@ def export(model: Junior, file: Path) -> str:
     return inside
 
 
-def without_ours(dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """`dataset.json` as nnU-Net knows it."""
-    return {key: value for key, value in dataset_json.items() if key not in OURS}
+def what_inference_reads(dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """`dataset.json` without what else may stand there, such as paths, the names of cases or our settings."""
+    return {key: dataset_json[key] for key in NEEDED_OF_DATASET if key in dataset_json}
 
 
 def _checkpoint(model: Junior, fold: str) -> bytes:
@@ -49,7 +52,7 @@ def _checkpoint(model: Junior, fold: str) -> bytes:
     whole = torch.load(model.folder / f"fold_{fold}" / model.checkpoint, map_location="cpu", weights_only=False)
     kept = {key: whole[key] for key in NEEDED}
     kept["trainer_name"] = STANDS_FOR
-    kept["init_args"] = {**kept["init_args"], "dataset_json": without_ours(kept["init_args"]["dataset_json"])}
+    kept["init_args"] = {**kept["init_args"], "dataset_json": what_inference_reads(whole["init_args"]["dataset_json"])}
     stream = io.BytesIO()
     torch.save(kept, stream)
     return stream.getvalue()

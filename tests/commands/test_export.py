@@ -12,6 +12,7 @@ import torch
 
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.junior_model import Junior
+from nnunet_synthtumour.model_export import export
 from nnunet_synthtumour.settings import BLOCK
 from tests.patients_dataset import trained_root  # noqa: F401 - a fixture
 from tests.toy_dataset import FOLDERS, NAME
@@ -67,13 +68,38 @@ def test_no_settings_and_no_names_of_cases_leave_the_house(root: Path, tmp_path:
     file = tmp_path / "model.zip"
     assert main([*WHAT, "-o", str(file)]) == 0
     with zipfile.ZipFile(file) as archive:
+        said = b"".join(archive.read(name) for name in archive.namelist())
         about = json.loads(archive.read(f"{INSIDE}/dataset.json"))
         names = [name for name in archive.namelist() if name.endswith(".pth")]
         archive.extract(names[0], tmp_path)
+    model = Junior.find("1", "SynthTumourTrainer", "nnUNetTinyPlans", "3d_fullres", None, "checkpoint_best.pth")
+    cases = model.dataset_json[BLOCK]["roles"]
+    assert cases and not [name for name in (*cases, str(root)) if name.encode() in said]
     assert BLOCK not in about and about["labels"]["tumour"] == 1
     checkpoint = torch.load(tmp_path / names[0], weights_only=False)
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
     assert "optimizer_state" not in checkpoint and BLOCK not in checkpoint["init_args"]["dataset_json"]
+
+
+def test_files_that_lie_elsewhere_are_not_named(tmp_path: Path) -> None:
+    dataset_json = {
+        "channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 1}, "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO", "description": "of the patients of Ward_7",
+        "dataset": {"Ward_7_Smith": {"images": ["/clinic/Ward_7_Smith.nii.gz"], "label": "/clinic/Ward_7_Smith_l.nii.gz"}},
+    }  # fmt: skip
+    folder = tmp_path / "Dataset001_A" / "DeepAtlasTrainer__nnUNetPlans__3d_fullres"
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "plans.json").write_text("{}", encoding="utf-8")
+    (folder / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
+    checkpoint = {"network_weights": {}, "init_args": {"dataset_json": dataset_json, "plans": {}},
+                  "inference_allowed_mirroring_axes": None, "current_epoch": 1}  # fmt: skip
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_best.pth")
+    export(Junior(folder, ("0",), "checkpoint_best.pth", {}, "3d_fullres"), tmp_path / "model.zip")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert len(archive.namelist()) == 3
+        assert not [name for name in archive.namelist() if b"Ward_7" in archive.read(name)]
+        inside = json.loads(archive.read("Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_fullres/dataset.json"))
+    assert {**dataset_json, **inside} == dataset_json and "overwrite_image_reader_writer" in inside
 
 
 def test_mistakes_are_one_sentence(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
