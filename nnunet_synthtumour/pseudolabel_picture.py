@@ -68,5 +68,7 @@ def _cut(array: np.ndarray, axis: int, at: int) -> np.ndarray:
 
 
 def _outline(panel: Any, mask: np.ndarray, colour: str) -> None:
-    if mask.any() and min(mask.shape) > 1:
-        panel.contour(np.pad(mask, 1)[1:-1, 1:-1].astype(float), [0.5], colors=colour, linewidths=1.0)
+    """Closed also where the mask reaches the image's edge: the line runs just inside of it."""
+    if mask.any():
+        y, x = (np.clip(np.arange(-1, n + 1), -0.5, n - 0.5) for n in mask.shape)
+        panel.contour(x, y, np.pad(mask, 1).astype(float), [0.5], colors=colour, linewidths=1.0)
