@@ -31,7 +31,8 @@ def changed_since(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, 
     changed = {}
     for key, value in now.items():
         before = then.get(key)
-        if before != value:
-            both = isinstance(before, Mapping) and isinstance(value, Mapping) and value
-            changed[key] = changed_since(before, value) if both else value
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and value and before != value:
+            changed[key] = changed_since(before, value)
+        elif before != value:
+            changed[key] = value
     return changed
