@@ -38,6 +38,7 @@ from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader, started
 from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_patches import PairPatches
 from nnunet_synthtumour.trainers.pair_validation import PairValidation, validation_pairs
+from nnunet_synthtumour.trainers.patches_within import CentresWithin
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.seen_images import SeenImages
@@ -216,13 +217,15 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
         """nnU-Net's patches come from labelled images and, with fitted labels, from all others and from labelled images
-        warped to them."""
+        warped to them; they lie within the image."""
         train, val = super().get_tr_and_val_datasets()
         cases = with_fitted(train.identifiers, self.fitted_to, self.settings.deepatlas)
-        if cases == train.identifiers:
-            return train, val
-        kind = dataset_with_fitted(self.dataset_class, self.carried_folder)
-        return kind(self.preprocessed_dataset_folder, cases), val
+        if cases != train.identifiers:
+            kind = dataset_with_fitted(self.dataset_class, self.carried_folder)
+            train = kind(self.preprocessed_dataset_folder, cases)
+        *_, size, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        patch = self.configuration_manager.patch_size
+        return CentresWithin(train, size, patch), CentresWithin(val, patch, patch)
 
     def pair_patches(self) -> PairPatches:
         """Whole grids as patches, labels in all resolutions of deep supervision."""

@@ -11,6 +11,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_synthtumour.placement import box_of_label
+from nnunet_synthtumour.trainers.patches_within import latest_begin
 
 HOST = "host"
 PROBED, KEPT = 50_000, 2_000
@@ -34,7 +35,8 @@ class HostPatchLoader(nnUNetDataLoader):
         return -1
 
     def patch_at(self, case: str, in_host: bool, oversample: bool) -> dict[str, Any]:
-        """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws.
+        """`image` (C, X, Y[, Z]) float32 and `segmentation` (1, X, Y[, Z]) int16 around a voxel that numpy draws, moved so
+        that what the crop leaves of them lies within the image.
 
         Healthy cases: in the host, or anywhere; they come with `host_box` and `raw_corner`, which say where the patch
         lies (`donor_placement.Landing`), with `inside`, the slices that are not padding, with `whole_voxels`
@@ -45,9 +47,10 @@ class HostPatchLoader(nnUNetDataLoader):
             voxels, host_box, whole_voxels, host_voxels = self._host_of(case, seg)
             locations = {HOST: voxels} if in_host else {}
             lower, _ = self.get_bbox(data.shape[1:], True, locations)
-            lower, upper = self._within(data.shape[1:], lower)
         else:
-            lower, upper = self.get_bbox(data.shape[1:], oversample, properties["class_locations"])
+            lower, _ = self.get_bbox(data.shape[1:], oversample, properties["class_locations"])
+        lower = np.minimum(lower, latest_begin(data.shape[1:], self.patch_size, self.need_to_pad)).tolist()
+        upper = [low + n for low, n in zip(lower, self.patch_size, strict=True)]
         box = [list(bounds) for bounds in zip(lower, upper, strict=True)]
         image = torch.from_numpy(crop_and_pad_nd(data, box, 0)).float()
         segmentation = torch.from_numpy(crop_and_pad_nd(seg, box, self.padding(), cast_cropped_to=np.int16)).to(
@@ -65,17 +68,6 @@ class HostPatchLoader(nnUNetDataLoader):
             patch["host_voxels"] = host_voxels
             patch["raw_corner"] = raw_corner(properties, data.shape[1:]) - corner
         return patch
-
-    def _within(self, shape: Sequence[int], lower: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The box that begins at `lower`, moved so that what is left of it after the crop lies in a case of `shape`.
-
-        nnU-Net keeps a patch around a voxel from beginning too early, but not from ending too late. Centres in the host
-        may be anywhere, and where patches are large that would cut off much of the image, while prediction shows all.
-        """
-        size = np.array(self.patch_size)
-        padded = np.maximum(self.need_to_pad, size - np.array(shape))
-        begin = np.minimum(lower, np.array(shape) + padded // 2 + padded % 2 - size)
-        return begin.tolist(), (begin + size).tolist()
 
     def _host_of(self, case: str, seg: Any) -> tuple[np.ndarray, np.ndarray, tuple[float, float], float]:
         """Up to `KEPT` voxels (0, x, y, z) of the host, its box ((low, high) per axis), the voxels of the case and of its
