@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_synthtumour.schema import Range, SettingsError, merge, parse, setting
+from nnunet_synthtumour.schema import CountRange, Range, SettingsError, merge, parse, setting
 
 FOLDER = Path(__file__).parent / "presets"
 DISTRACTOR_KINDS = ("rim", "leftover", "cap", "spot", "shading")
@@ -25,7 +25,7 @@ class ShapeModel:
     family: str = setting(
         "body", choices=("body", "wedge", "scattered"), doc="body: star-like; wedge: a vessel's territory"
     )
-    count: tuple[int, int] = setting((1, 1), low=1, doc="lesions per patch, or per cluster of scattered ones")
+    count: CountRange = setting((1, 1), low=1, doc="lesions per patch, or per cluster of scattered ones")
     volume_ml: Range = setting((20.0, 80.0), low=1e-4, doc="volume after clipping to the host")
     volume_law: str = setting("uniform", choices=("uniform", "log"), doc="law of the volume within its range")
     radii_ratio: Range = setting((1.0, 2.0), low=1.0, doc="longest over shortest half-axis")
@@ -89,7 +89,7 @@ class DistractorModel:
     """Bright or dark things in healthy tissue, or next to it, that are no lesion and carry no label."""
 
     probability: float = setting(0.0, **CHANCE, doc="chance per patch")
-    count: tuple[int, int] = setting((1, 3), low=1, doc="how many")
+    count: CountRange = setting((1, 3), low=1, doc="how many")
     kinds: dict[str, float] = setting(
         factory=lambda: {"rim": 1.0, "leftover": 1.0, "cap": 1.0, "spot": 1.0, "shading": 1.0},
         low=0.0,

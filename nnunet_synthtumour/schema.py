@@ -6,7 +6,7 @@ wrote it (``lesion.volume_ml``), the value, and what is allowed.
 
 Types that a field may have: ``bool``, ``int``, ``float``, ``str``, another settings class, ``tuple[X, Y]`` (fixed
 length), ``tuple[X, ...]``, ``dict[str, X]``, ``X | None`` and ``Any``. ``Range`` is ``tuple[float, float]`` with
-low <= high.
+low <= high, ``CountRange`` the same of whole numbers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ T = TypeVar("T")
 _ORDERED = object()
 Range = Annotated[tuple[float, float], _ORDERED]
 """An interval (low, high), written ``[low, high]`` in JSON."""
+CountRange = Annotated[tuple[int, int], _ORDERED]
+"""Fewest and most."""
 
 
 class SettingsError(UserError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_synthtumour.schema import Range, SettingsError, leaves, merge, parse, setting, to_json
+from nnunet_synthtumour.schema import CountRange, Range, SettingsError, leaves, merge, parse, setting, to_json
 
 BLOCK = "synthtumour"
 SHORT = 5000  # iterations up to which a training is a short one
@@ -111,7 +111,10 @@ class ValidationSettings:
     noise: Range = setting((0.1, 0.3), low=0.0, doc="standard deviation of the noise, for shift 'noise'")
     patches: int = setting(48, low=1, doc="number of fixed patches of each kind, shifted and in-distribution")
     affected: float = setting(
-        0.5, low=0.0, high=1.0, doc="share of patches that carry a lesion; in the final validation every volume does"
+        0.5,
+        low=0.01,
+        high=1.0,
+        doc="share of patches that carry a lesion, at least one; in the final validation every volume does",
     )
     seed: int = setting(20250, low=0, doc="seed of the fixed set")
 
@@ -151,7 +154,7 @@ class DonorSettings:
     """How real tumours are cut out of patients and pasted into healthy images."""
 
     probability: float = setting(0.9, low=0.0, high=1.0, doc="share of healthy patches that receive a donor")
-    count: tuple[int, int] = setting((1, 1), low=1, doc="donors in such a patch, fewest and most")
+    count: CountRange = setting((1, 1), low=1, doc="donors in such a patch, fewest and most")
     smallest_ml: float = setting(0.1, low=0.0, doc="smallest tumour that is cut out")
     margin_mm: float = setting(6.0, low=0.0, doc="tissue around the tumour that is kept with it")
     placement: str = setting(

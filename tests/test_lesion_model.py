@@ -39,6 +39,9 @@ def test_any_field_can_be_overridden_and_mistakes_are_named() -> None:
         load_model("glioma", {"shape": {"volumeml": [1, 2]}})
     with pytest.raises(SettingsError, match=r"distractors.kinds has eye, but weights of rim, leftover"):
         load_model("glioma", {"distractors": {"kinds": {"eye": 1}}})
+    for block in ("shape", "distractors"):
+        with pytest.raises(SettingsError, match=rf"{block}\.count is \[3, 1\], but the first number must not exceed"):
+            load_model("glioma", {block: {"count": [3, 1]}})
     with pytest.raises(SettingsError, match=r"There is no lesion preset 'gliom'.*glioma"):
         load_model("gliom")
 

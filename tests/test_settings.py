@@ -43,6 +43,18 @@ def test_with_settings_changes_a_copy_and_checks_it() -> None:
         with_settings(DATASET, {"training": {"epochs": 0}})
 
 
+@pytest.mark.parametrize(
+    ("block", "sentence"),
+    [
+        ({"donors": {"count": [3, 1]}}, r"donors\.count is \[3, 1\], but the first number must not exceed the second"),
+        ({"validation": {"affected": 0}}, r"validation\.affected is 0\.0, but a number from 0\.01 to 1 is needed"),
+    ],
+)
+def test_what_could_not_work_is_refused(block: dict, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        with_settings(DATASET, block)
+
+
 def test_every_setting_is_documented() -> None:
     assert [key for key, doc in describe(Settings).items() if not doc and key != "source"] == []
 

@@ -27,17 +27,19 @@ class FixedPatch:
 
 
 def list_patches(cases: Mapping[str, Sequence[str]], per_kind: int, affected: float) -> list[FixedPatch]:
-    """`per_kind` patches of each kind, cases in turn, `affected` of them with a lesion, as evenly of every case.
+    """`per_kind` patches of each kind, cases in turn, `affected` of them with a lesion, as evenly of every case; at least
+    one, unless none shall have one: without a lesion there is no Dice that could choose an epoch.
 
     `cases` maps a kind to its cases; the order of the kinds is that of the set. A network that tells the cases apart must
     not know with that which patches have lesions, so these are counted out case after case, not in the order of the set.
     """
     patches = []
+    too_few = affected > 0 and int(per_kind * affected) == 0
     for k, (kind, names) in enumerate(cases.items()):
         for i in range(per_kind):
             turn, case = divmod(i, len(names))
             at = case * (per_kind // len(names)) + min(case, per_kind % len(names)) + turn
-            has_lesion = int((at + 1) * affected) > int(at * affected)
+            has_lesion = int((at + 1) * affected) > int(at * affected) or (too_few and at == 0)
             patches.append(FixedPatch(k * per_kind + i, kind, names[case], has_lesion))
     return patches
 

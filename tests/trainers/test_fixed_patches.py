@@ -33,6 +33,12 @@ def test_share_of_patches_with_a_lesion(share: float, affected: int) -> None:
     assert sum(p.affected for p in list_patches(CASES, 10, share)) == 2 * affected
 
 
+@pytest.mark.parametrize(("per_kind", "share"), [(1, 0.5), (1, 0.01), (5, 0.1), (48, 0.02), (49, 1 / 49)])
+def test_there_is_always_a_lesion_to_choose_the_epoch_by(per_kind: int, share: float) -> None:
+    patches = list_patches(CASES, per_kind, share)
+    assert [sum(p.affected for p in patches if p.kind == kind) for kind in CASES] == [1, 1]
+
+
 @given(
     n=st.integers(1, 8),
     per_kind=st.sampled_from([1, 5, 7, 48]),
