@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 
-def latest_begin(shape: Sequence[int], size: Sequence[int], padding: Sequence[int]) -> np.ndarray:
+def latest_begin(
+    shape: Sequence[int], size: Sequence[int] | np.ndarray, padding: Sequence[int] | np.ndarray
+) -> np.ndarray:
     """Where a patch of `size` may begin at the latest in a case of `shape`; `padding` is what a crop takes off `size`."""
     needed = np.maximum(padding, np.array(size) - np.array(shape))
     return np.array(shape + needed // 2 + needed % 2 - np.array(size))
