@@ -17,6 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.atomic_files import complete
 from nnunet_synthtumour.chosen_epoch import moved
+from nnunet_synthtumour.errors import Refusal, UserError
 from nnunet_synthtumour.settings import SHORT, Settings, settings_of
 from nnunet_synthtumour.short_training import EPOCHS, ITERATIONS, number_in
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
@@ -47,7 +48,10 @@ class AveragingTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.settings = settings_of(dataset_json)
+        try:
+            self.settings = settings_of(dataset_json)
+        except UserError as error:
+            raise Refusal(str(error)) from error
         training = self.settings.training
         self.num_epochs = number_in(os.environ, EPOCHS) or self.epochs_wanted() or self.num_epochs
         self.num_iterations_per_epoch = (
@@ -200,6 +204,15 @@ class AveragingTrainer(nnUNetTrainer):
     def beside_in_checkpoint(self) -> dict[str, Any]:
         """What a trainer adds to nnU-Net's checkpoint."""
         return {}
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.device.type == "cpu" and not self.is_short():
+            self.print_to_log_file(
+                f"WARNING: {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations are many for a CPU; "
+                f"fewer: synthtumour settings -d {self.plans_manager.dataset_name} --set training.epochs=20 --set "
+                "training.iterations=50"
+            )
 
     def on_train_epoch_start(self) -> None:
         self._average_as_wanted()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypedDict
 
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+SHOWN = 5  # names in a line of the log
 
 
 class Split(TypedDict):
@@ -41,3 +43,22 @@ def _splits(cases: list[str], n_folds: int, seed: int) -> list[Split]:
 def restrict(split: Split, usable: set[str]) -> Split:
     """`split` without the cases that a trainer cannot use."""
     return {"train": [c for c in split["train"] if c in usable], "val": [c for c in split["val"] if c in usable]}
+
+
+def left_out(usable: set[str], files: set[str], roles: Mapping[str, str], folds: Iterable[Split]) -> list[str]:
+    """Lines for the log: cases that are never used although they could be, and why.
+
+    `usable` are the cases whose role a trainer can use, `files` those that are preprocessed.
+    """
+    in_folds = {case for fold in folds for case in (*fold["train"], *fold["val"])}
+    reasons = {
+        "no preprocessed file": usable - files,
+        "no role in dataset.json": files - set(roles),
+        "in no fold of splits_final.json (delete it to split anew)": (usable & files) - in_folds,
+    }
+    return [
+        f"WARNING: left out, {reason}: {', '.join(sorted(cases)[:SHOWN])}"
+        + (f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else "")
+        for reason, cases in reasons.items()
+        if cases
+    ]

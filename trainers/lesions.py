@@ -99,7 +99,7 @@ class Lesions:
         before = self.renormaliser.sums(torch.from_numpy(np.array(data, dtype=np.float32)))
         self.renormaliser.apply(torch.from_numpy(image), before, whole_voxels(seg))
         if self.settings.validation.shift == "noise":
-            image += uniform(self.settings.validation.noise) * np.random.standard_normal(image.shape).astype(np.float32)
+            add_noise(torch.from_numpy(image), torch.from_numpy(labels), self.settings.validation.noise)
         return image, labels
 
 
@@ -131,8 +131,14 @@ class _InFixedPatch:
         transform = kind if patch.affected else self.none
         sample = changed(transform, sample, self.renormaliser, self.of_case.get(patch.case))
         if self.noise is not None and patch.kind == SHIFTED:
-            sample["image"] += uniform(self.noise) * torch.randn(sample["image"].shape)
+            add_noise(sample["image"], sample["segmentation"], self.noise)
         return sample
+
+
+def add_noise(image: torch.Tensor, seg: torch.Tensor, deviation: tuple[float, float]) -> None:
+    """Noise of a deviation drawn from that range, in place, where nnU-Net has not marked padding or the outside of the
+    image (-1): there nobody's image has any."""
+    image += uniform(deviation) * torch.randn(image.shape) * (seg[:1] >= 0)
 
 
 def changed(transform: BasicTransform, sample: Sample, renormaliser: Renormaliser, normalisation: Any = None) -> Sample:

@@ -12,6 +12,7 @@ import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
@@ -19,7 +20,7 @@ from nnunet_synthtumour.chosen_epoch import AS_GOOD, is_chosen
 from nnunet_synthtumour.errors import Refusal, Unsupported, UserError
 from nnunet_synthtumour.settings import HEALTHY, LABELLED, PSEUDO
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
-from nnunet_synthtumour.trainers.case_splits import Split, restrict
+from nnunet_synthtumour.trainers.case_splits import Split, left_out, restrict
 from nnunet_synthtumour.trainers.fixed_patches import (
     IN_DISTRIBUTION,
     SHIFTED,
@@ -124,16 +125,35 @@ class SynthTumourTrainer(AveragingTrainer):
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split, by role, of the cases that stage one can use; a handful of cases is enough."""
         if self._split is None:
-            usable = set(self.settings.cases(HEALTHY, LABELLED, PSEUDO))
-            splits_file = self.write_splits(self.settings.cases(HEALTHY), self.settings.cases(LABELLED, PSEUDO))
+            usable, files = set(self.settings.cases(HEALTHY, LABELLED, PSEUDO)), self._preprocessed_cases()
+            here = usable & files
+            if not self.healthy & here:
+                raise Refusal(
+                    f"No healthy case of {self.plans_manager.dataset_name} is in {self.preprocessed_dataset_folder}; "
+                    "preprocess the data set again."
+                )
+            splits_file = self.write_splits(sorted(here & self.healthy), sorted(here - self.healthy))
             train, val = super().do_split()
-            self._split = restrict({"train": list(train), "val": list(val)}, usable)
+            whole: Split = {"train": list(train), "val": list(val)}
+            folds = [whole] if self.fold == "all" else [whole, *load_json(str(splits_file))]
+            for line in left_out(usable, files, self.settings.roles, folds):
+                self.print_to_log_file(line)
+            self._split = restrict(whole, here)
             for part, cases in (("train", self._split["train"]), ("validate", self._split["val"])):
                 if not self.healthy & set(cases):
                     raise Refusal(
                         f"Fold {self.fold} has no healthy case to {part} with; mend {splits_file} or use fold all."
                     )
+            if self.settings.training.healthy_patches == 1 and self.healthy.issuperset(self._split["train"]):
+                raise Refusal(
+                    f"training.healthy_patches is 1 and fold {self.fold} trains on no labelled case, so no lesion would "
+                    "ever be seen; lower it."
+                )
         return self._split["train"], self._split["val"]
+
+    def _preprocessed_cases(self) -> set[str]:
+        dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
+        return set(dataset_class.get_identifiers(self.preprocessed_dataset_folder))
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's two loaders: training grows lesions, validation yields the fixed set."""
@@ -304,6 +324,10 @@ class SynthTumourTrainer(AveragingTrainer):
         """nnU-Net's validation of the held-out cases, the healthy ones with a fixed shifted lesion each."""
         with self._held_out_cases_with_lesions():
             super().perform_actual_validation(save_probabilities)
+        self.print_to_log_file(
+            "Compare folds and configurations by this validation/summary.json: nnUNetv2_find_best_configuration takes the "
+            "data set's own labels for the references, which have no lesion in healthy cases."
+        )
 
     @contextmanager
     def _held_out_cases_with_lesions(self) -> Iterator[None]:

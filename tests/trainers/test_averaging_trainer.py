@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_synthtumour.errors import Refusal
 from nnunet_synthtumour.trainers.averaged_weights import AveragedAdamW, AveragedSGD
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
-from tests.toy_dataset import make_trainer
+from tests.toy_dataset import NAME, make_trainer
 
 LONG = {"epochs": 250, "iterations": 250}
 SHORT = {"epochs": 2, "iterations": 2, "seed": 1}
@@ -41,6 +45,30 @@ def test_short_trainings_use_adamw_long_ones_nnunet_s_own(
     assert optimizer.param_groups[0]["lr"] == trainer.initial_lr == rate
     assert optimizer.param_groups[0]["weight_decay"] == trainer.weight_decay
     assert scheduler.optimizer is optimizer
+
+
+@pytest.mark.parametrize(
+    ("training", "device", "warns"), [(LONG, "cpu", True), (SHORT, "cpu", False), (LONG, "cuda", False)]
+)
+def test_a_long_training_on_a_cpu_says_how_to_shorten_it(
+    toy: Path, training: dict, device: str, warns: bool, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, training=training, roles=ROLES)
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+    trainer.device = torch.device(device)
+    trainer.on_train_start()
+    line = "250 epochs of 250 iterations are many for a CPU; fewer: synthtumour settings -d Dataset001_Toy --set"
+    assert (line in capsys.readouterr().out) is warns
+
+
+def test_a_wrong_setting_is_refused_in_a_sentence(toy: Path) -> None:
+    folder = toy / "nnUNet_preprocessed" / NAME
+    plans, dataset_json = (
+        json.loads((folder / f).read_text("utf-8")) for f in ("nnUNetTinyPlans.json", "dataset.json")
+    )
+    dataset_json["synthtumour"]["validation"] = {"affected": 0}
+    with pytest.raises(Refusal, match=r"synthtumour\.validation\.affected"):
+        SynthTumourTrainer(plans | {"continue_training": False}, "3d_fullres", 0, dataset_json, torch.device("cpu"))
 
 
 def test_a_subclass_with_epochs_of_its_own_gets_what_suits_them(toy: Path) -> None:

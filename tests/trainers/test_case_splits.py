@@ -1,6 +1,6 @@
 import pytest
 
-from nnunet_synthtumour.trainers.case_splits import restrict, splits_by_role
+from nnunet_synthtumour.trainers.case_splits import left_out, restrict, splits_by_role
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 23])
@@ -32,3 +32,21 @@ def test_splits_do_not_depend_on_the_order_of_cases() -> None:
 
 def test_restrict_drops_what_cannot_be_used() -> None:
     assert restrict({"train": ["a", "b"], "val": ["c"]}, {"b", "c"}) == {"train": ["b"], "val": ["c"]}
+
+
+def test_what_is_left_out_is_said_with_the_reason() -> None:
+    roles = {
+        "a": "healthy",
+        "b": "healthy",
+        "gone": "labelled",
+        "u": "unlabelled",
+        **dict.fromkeys("cdefgh", "healthy"),
+    }
+    files = {*roles, "stray"} - {"gone"}
+    usable = set(roles) - {"u"}
+    assert left_out(usable, files, roles, [{"train": ["a"], "val": ["b"]}]) == [
+        "WARNING: left out, no preprocessed file: gone",
+        "WARNING: left out, no role in dataset.json: stray",
+        "WARNING: left out, in no fold of splits_final.json (delete it to split anew): c, d, e, f, g and 1 more",
+    ]
+    assert left_out({"a", "b"}, {"a", "b"}, roles, [{"train": ["a"], "val": ["b"]}]) == []

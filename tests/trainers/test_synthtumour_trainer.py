@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from nnunet_synthtumour.errors import Refusal, UserError
 from nnunet_synthtumour.trainers.patch_reuse import PatchReuse
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
-from tests.toy_dataset import IGNORE, NAME, make_trainer
+from tests.toy_dataset import NAME, make_trainer
 
 
 def _short(trainer: Any, epochs: int = 2, iterations: int = 2) -> Any:
@@ -26,13 +27,13 @@ def _loaders(trainer: Any) -> tuple[Any, Any]:
     return trainer.get_dataloaders()
 
 
+def _logged(trainer: Any) -> list[str]:
+    logs = sorted(Path(trainer.output_folder).glob("training_log*"))
+    return [line for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+
+
 def _hashes(trainer: Any) -> list[str]:
-    lines = [
-        line
-        for log in sorted(Path(trainer.output_folder).glob("training_log*"))
-        for line in log.read_text(encoding="utf-8").splitlines()
-    ]
-    return [line.split()[-1] for line in lines if "Fixed validation set" in line]
+    return [line.split()[-1] for line in _logged(trainer) if "Fixed validation set" in line]
 
 
 def _one_epoch_of_validation(trainer: Any) -> dict[int, str]:
@@ -60,6 +61,7 @@ def test_two_epochs_validation_resume_and_prediction(toy: Path) -> None:
     assert len(summary["metric_per_case"]) == len(val_cases)
     assert all(case["metrics"]["1"]["n_ref"] > 0 for case in summary["metric_per_case"])
     assert len(list((out / "validation").glob("*.npz"))) == len(val_cases)
+    assert sum("nnUNetv2_find_best_configuration" in line for line in _logged(trainer)) == 1
 
     resumed = _short(make_trainer(toy, SynthTumourTrainer, resume=True), epochs=3)
     resumed.load_checkpoint(str(out / "checkpoint_final.pth"))
@@ -106,10 +108,11 @@ def test_outside_of_the_image_is_background_unless_a_transform_asks_for_it(toy: 
 
 
 def test_labelled_cases_are_drawn_as_often_as_the_settings_say(toy: Path) -> None:
-    trainer = make_trainer(toy, SynthTumourTrainer, training={"labelled_share": 0.25})
+    """Of five cases one is labelled, so 0.2 of patches that are drawn anyhow."""
+    trainer = make_trainer(toy, SynthTumourTrainer, training={"labelled_share": 0.7})
     loader, _ = _loaders(trainer)
-    drawn = [case in trainer.healthy for _ in range(60) for case in loader.data_loader.get_indices()]
-    assert 0.6 < np.mean(drawn) < 0.9
+    drawn = [case not in trainer.healthy for _ in range(300) for case in loader.data_loader.get_indices()]
+    assert np.mean(drawn) == pytest.approx(0.7, abs=0.06)
 
 
 def test_without_healthy_cases_there_is_one_sentence(toy: Path) -> None:
@@ -160,7 +163,9 @@ def test_patience_ends_training_cleanly_and_resumably(toy: Path, monkeypatch: py
     assert again.current_epoch == 2 and file.read_bytes() == written
 
 
-def test_the_same_seed_gives_the_same_curve(toy: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_same_seed_gives_the_same_curve(workers: int, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
     curves = []
     for _ in range(2):
         trainer = _short(make_trainer(toy, SynthTumourTrainer), epochs=2)
@@ -205,15 +210,91 @@ def test_2d_trains_and_validates(toy: Path) -> None:
     assert all(case["metrics"]["1"]["n_ref"] > 0 for case in summary["metric_per_case"])
 
 
-def test_the_patch_centre_lies_in_the_host(toy: Path) -> None:
-    trainer = make_trainer(toy, SynthTumourTrainer)
+def test_patches_are_centred_in_the_host_as_often_as_the_settings_say(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, training={"host_centred": 0.3})
+    asked: dict[str, list[bool]] = {}
+    for name, augmenter in zip(("train", "val"), _loaders(trainer), strict=True):
+        loader = augmenter.data_loader
+        loader.transforms, loader.grow = None, lambda _, sample: sample
+        cut, there = loader.patch_at, asked.setdefault(name, [])
+        loader.patch_at = lambda case, in_host, oversample, cut=cut, there=there: (
+            there.append(in_host) or cut(case, in_host, oversample)
+        )
+        case = sorted(trainer.healthy & set(loader._data.identifiers))[0]
+        for i in range(200):
+            _ = loader.cut(case, False) if name == "train" else loader.sample(loader.batches[i % 2][0])
+    assert np.mean(asked["train"]) == pytest.approx(0.3, abs=0.1)
+    assert all(asked["val"])
+
+
+def test_lesions_survive_the_crop(toy: Path) -> None:
+    """Small ones, in patches of which the crop leaves a fifth."""
+    trainer = make_trainer(
+        toy, SynthTumourTrainer, training={"healthy_patches": 0.0, "host_centred": 1.0},
+        lesion={"overrides": {"shape": {"volume_ml": [0.4, 0.4]}}},
+    )  # fmt: skip
+    trainer.configuration_manager.configuration["patch_size"] = [8, 8, 8]
     loader = _loaders(trainer)[0].data_loader
+    edge = [(n - 8) // 2 for n in loader.patch_size]
+    assert min(edge) >= 2
     case = sorted(trainer.healthy & set(trainer.do_split()[0]))[0]
-    _, seg, _, _ = loader._data.load_case(case)
-    voxels, box, *_ = loader._host_of(case, seg)
-    assert len(voxels) > 100
-    assert (seg[:][tuple(voxels.T)] == IGNORE).all()
-    assert (box[:, 0] <= voxels[:, 1:].min(0)).all() and (box[:, 1] > voxels[:, 1:].max(0)).all()
+    for _ in range(20):
+        seg = loader.cut(case, False)["segmentation"][0]
+        assert (seg[tuple(slice(at, at + 8) for at in edge)] == 1).any()
+
+
+def _own_copy(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(toy / "nnUNet_preprocessed", tmp_path / "own" / "nnUNet_preprocessed")
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "own" / "nnUNet_preprocessed"))
+    return tmp_path / "own"
+
+
+def test_a_case_that_is_gone_is_left_out_and_said(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _own_copy(toy, tmp_path, monkeypatch)
+    for file in own.glob("nnUNet_preprocessed/*/*_3d_fullres/case_001*"):
+        file.unlink()
+    for fold in (0, 1, 2, 3, 4, "all"):
+        trainer = make_trainer(own, SynthTumourTrainer, fold=fold)
+        train, val = trainer.do_split()
+        assert train and val and "case_001" not in {*train, *val}
+        assert len(trainer.hosts_ml()) == 5
+        assert any("left out, no preprocessed file: case_001" in line for line in _logged(trainer))
+
+
+def test_a_case_without_a_role_is_left_out_and_said(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = _own_copy(toy, tmp_path, monkeypatch)
+    for file in list(own.glob("nnUNet_preprocessed/*/*_3d_fullres/case_001*")):
+        shutil.copy(file, file.with_name(file.name.replace("case_001", "stray")))
+    trainer = make_trainer(own, SynthTumourTrainer, fold="all")
+    assert len(trainer.do_split()[0]) == 8
+    assert any("left out, no role in dataset.json: stray" in line for line in _logged(trainer))
+
+
+def test_cases_that_old_splits_do_not_know_are_said(toy: Path) -> None:
+    file = toy / "nnUNet_preprocessed" / NAME / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["case_000"], "val": ["case_001"]}]), encoding="utf-8")
+    trainer = make_trainer(toy, SynthTumourTrainer)
+    assert trainer.do_split() == (["case_000"], ["case_001"])
+    assert any("(delete it to split anew): case_002, case_003, case_004" in line for line in _logged(trainer))
+
+
+def test_preprocessed_data_without_any_healthy_case_is_refused_and_splits_nothing(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = _own_copy(toy, tmp_path, monkeypatch)
+    for i in range(6):
+        for file in own.glob(f"nnUNet_preprocessed/*/*_3d_fullres/case_{i:03d}*"):
+            file.unlink()
+    with pytest.raises(Refusal, match=r"No healthy case .* preprocess the data set again"):
+        make_trainer(own, SynthTumourTrainer).do_split()
+    assert not list(own.glob("nnUNet_preprocessed/*/splits_final.json"))
+
+
+def test_a_training_that_never_sees_a_lesion_is_refused(toy: Path) -> None:
+    training, roles = {"healthy_patches": 1.0}, {"case_006": "unlabelled", "case_007": "unlabelled"}
+    assert make_trainer(toy, SynthTumourTrainer, training=training).do_split()
+    with pytest.raises(Refusal, match=r"training\.healthy_patches is 1"):
+        make_trainer(toy, SynthTumourTrainer, training=training, roles=roles).do_split()
 
 
 def test_the_split_is_kept_for_other_trainers(toy: Path) -> None:
