@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,3 +64,42 @@ def test_the_papers_place_is_that_in_the_raw_images(toy: Path, tmp_path: Path, c
             middle_mm = (at.mean(0) + 0.5 - raw_corner[-at.shape[1] :]) * of.spacing
             assert middle_mm == pytest.approx((3 * np.array([13, 15.5, 11]))[-at.shape[1] :], abs=2.5)
     assert found
+
+
+class _OneCase:
+    """An image of 30^3 voxels whose host is a small box."""
+
+    identifiers = ("case",)
+
+    def __init__(self, low: tuple[int, ...], high: tuple[int, ...]) -> None:
+        self.seg = np.zeros((1, 30, 30, 30), np.int16)
+        self.seg[(0, *(slice(a, b) for a, b in zip(low, high, strict=True)))] = IGNORE
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        properties = {"bbox_used_for_cropping": [(0, 30)] * 3, "shape_after_cropping_and_before_resampling": (30,) * 3}
+        return self.seg.astype(np.float32), self.seg, None, properties
+
+
+def _corners(low: tuple[int, ...], high: tuple[int, ...], size: int, crop: int) -> np.ndarray:
+    """Where patches begin that are sought in the host."""
+    labels = SimpleNamespace(has_ignore_label=True, all_labels=[0, 1])
+    loader = HostPatchLoader(_OneCase(low, high), 1, (size,) * 3, (crop,) * 3, labels, healthy={"case"},
+                             ignore_label=IGNORE)  # fmt: skip
+    np.random.seed(0)
+    return np.stack([low - loader.patch_at("case", True, False)["host_box"][:, 0] for _ in range(40)]).astype(int)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(8, 8), (14, 8)])
+def test_the_middle_of_a_patch_lies_in_the_host(size: int, crop: int) -> None:
+    low, high = (20, 7, 14), (23, 9, 17)
+    middles = _corners(low, high, size, crop) + size // 2
+    assert (middles >= low).all() and (middles < high).all()
+    assert len(np.unique(middles, axis=0)) > 5
+
+
+@pytest.mark.parametrize(("size", "crop"), [(8, 8), (14, 8), (30, 30), (40, 30), (34, 34), (46, 34)])
+def test_the_crop_lies_within_the_image_or_shows_all_of_it(size: int, crop: int) -> None:
+    for low, high in (((27, 0, 14), (30, 3, 17)), ((0, 28, 0), (3, 30, 2))):
+        begins = _corners(low, high, size, crop) + (size - crop) // 2
+        assert (begins >= min(0, (30 - crop) // 2)).all()
+        assert (begins + crop <= max(30, 30 + (crop - 30) // 2)).all()
