@@ -17,7 +17,7 @@ from nnunet_synthtumour.case_writing import ENDING, Destination, Written, can_li
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnunet_folder
 from nnunet_synthtumour.dataset_labels import IGNORE, check_named, dataset_labels
 from nnunet_synthtumour.errors import UserError
-from nnunet_synthtumour.hosts import FOREGROUND
+from nnunet_synthtumour.hosts import FOREGROUND, HEAD
 from nnunet_synthtumour.image_checks import check_case, check_together, check_truth, complain
 from nnunet_synthtumour.image_files import size_on_disk
 from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
@@ -82,9 +82,26 @@ def prepare(options: PrepareOptions) -> Path:
     return target
 
 
-def guessed_hosts(dataset_json: dict[str, Any]) -> list[str]:
-    """The cases whose host is a guess, because the image has a real background and no mask was given."""
-    return sorted(case for case, how in dataset_json[BLOCK]["hosts"].items() if how == FOREGROUND)
+def about_guessed_hosts(dataset_json: dict[str, Any]) -> list[str]:
+    """One sentence for each reason why hosts are a guess."""
+    said = []
+    for guess, what, mend in (
+        (
+            FOREGROUND,
+            "bright foreground), because they have a background and no mask",
+            "look at labelsTr, or give --host-masks",
+        ),
+        (
+            HEAD,
+            "whole head), because they show a skull, and lesions would grow in scalp and bone",
+            "give --host-masks of brains",
+        ),
+    ):
+        cases = sorted(case for case, how in dataset_json[BLOCK]["hosts"].items() if how == guess)
+        if cases:
+            names = ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")
+            said.append(f"The host of {len(cases)} cases ({names}) is a guess ({what}; {mend}.")
+    return said
 
 
 def _target(raw: Path, options: PrepareOptions) -> Path:

@@ -278,7 +278,9 @@ class Settings:
 
     roles: dict[str, str] = setting(factory=dict, choices=ROLES, doc="role of every case")
     hosts: dict[str, str] = setting(
-        factory=dict, choices=("mask", "nonzero", "foreground"), doc="how the host of every healthy case was found"
+        factory=dict,
+        choices=("mask", "nonzero", "head", "foreground"),
+        doc="how the host of every healthy case was found",
     )
     intensities: dict[str, Intensity] = setting(factory=dict, doc="normalisation of every case")
     lesion: LesionSettings = setting(factory=LesionSettings)

@@ -88,3 +88,36 @@ def test_an_image_of_one_value_has_no_host() -> None:
     host, how = find_host([np.full((6, 7, 8), 3.0)])
     assert how == "foreground"
     assert not host.any()
+
+
+def _unstripped(bone: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+    """A head (Z, Y, X) on zeros, its scalp as bright as its brain, and the distance of every voxel from its middle."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1.2, 1.2, n) for n in (60, 72, 64)], indexing="ij"))
+    radius = np.sqrt((grid**2).sum(0))
+    tissue = np.random.default_rng(0).normal(200, 20, radius.shape)
+    tissue[(radius > 0.78) & (radius < 0.88)] = bone
+    return np.where(radius < 1, tissue, 0.0), radius
+
+
+@pytest.mark.parametrize("steps", [(1, 1, 1), (2, 2, 2), (3, 1, 1)])
+def test_a_head_with_its_skull_on_zeros_is_no_stripped_brain(steps: tuple[int, ...]) -> None:
+    image, radius = (a[tuple(slice(None, None, step) for step in steps)] for a in _unstripped())
+    for head in (image, image[:, :, : -image.shape[2] // 4], image[image.shape[0] // 2]):
+        host, how = find_host([head])
+        assert how == "head"
+        assert np.array_equal(host, head != 0)
+    brain = np.where(radius < 0.78, image, 0)
+    assert find_host([brain])[1] == "nonzero"
+    assert find_host([np.where(brain > 0, (brain - 200) / 20, 0)])[1] == "nonzero"  # z-scored before
+
+
+def test_fluid_beneath_the_rim_sulci_and_scalp_that_was_left_are_no_skull() -> None:
+    image, radius = _unstripped(bone=40)
+    x = np.indices(image.shape)[2]
+    brain = np.where(radius < 0.88, image, 0)  # dark fluid all around it
+    folded = np.where(x % 8 == 0, np.where(radius > 0.5, 85, image), image) * (radius < 0.78)
+    top = np.where((radius > 0.78) & (x < 48), 0, image)
+    for stripped in (brain, folded, top):
+        host, how = find_host([stripped])
+        assert how == "nonzero"
+        assert np.array_equal(host, stripped != 0)

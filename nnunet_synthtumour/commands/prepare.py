@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import json
 
-    from nnunet_synthtumour.datasets import PrepareOptions, guessed_hosts, prepare
+    from nnunet_synthtumour.datasets import PrepareOptions, about_guessed_hosts, prepare
     from nnunet_synthtumour.intensities import about_arbitrary_zeros
     from nnunet_synthtumour.orientations import about_orientations
     from nnunet_synthtumour.schema import parse_assignments
@@ -77,12 +77,8 @@ def run(args: argparse.Namespace) -> None:
     settings = settings_of(dataset_json)
     counts = {role: len(settings.cases(role)) for role in sorted(set(settings.roles.values()))}
     print(f"{target}: " + ", ".join(f"{n} {role}" for role, n in counts.items()))
-    guessed = guessed_hosts(dataset_json)
-    if guessed:
-        print(
-            f"The host of {len(guessed)} cases is a guess (bright foreground), because they have a background and no mask; "
-            "look at labelsTr, or give --host-masks."
-        )
+    for about_hosts in about_guessed_hosts(dataset_json):
+        print(about_hosts)
     about_zeros = about_arbitrary_zeros(settings, args.channel)
     if about_zeros:
         print(about_zeros)

@@ -57,6 +57,19 @@ def test_channels_as_suffixes_or_sub_folders_and_copies(nnunet_folders: dict[str
     assert len(settings_of(dataset_json).intensities["x_0"].mean) == 2
 
 
+def test_heads_with_their_skulls_are_told_of(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    radius = np.sqrt((np.stack(np.meshgrid(*[np.linspace(-1.2, 1.2, 40)] * 3, indexing="ij")) ** 2).sum(0))
+    tissue = ball_image(0, stripped=False, shape=radius.shape) + 500
+    head = np.where((radius > 0.74) & (radius < 0.88), 30, tissue) * (radius < 1)
+    write(np.where(radius < 0.74, tissue, 0), tmp_path / "h" / "brain.nii.gz")
+    write(head, tmp_path / "h" / "skull.nii.gz")
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
+    assert "The host of 1 cases (skull) is a guess (whole head)" in capsys.readouterr().out
+    assert settings_of(dataset(nnunet_folders)[1]).hosts == {"brain": "nonzero", "skull": "head"}
+
+
 def test_all_problems_of_all_files_in_one_run_and_nothing_left(
     nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
