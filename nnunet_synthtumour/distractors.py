@@ -18,16 +18,19 @@ from nnunet_synthtumour.noise import coherent_noise
 from nnunet_synthtumour.smoothing import gaussian
 
 BLOCK_MM = 2.0
+OUTSIDE = ("leftover", "eye")
+REACH = {"shading": 2.2, "eye": 1.5}  # in radii; around an eye, the level of the host is looked up
+EYE_MIDDLE = 0.35  # of its rim
 SHADING = 0.25  # contrast of an uneven coil, as a share of what is drawn for the other kinds
 
 
 def distract(scene: Scene, it: Distractor) -> None:
     """Brighten or darken the image; labels, and real lesions if there are any, are left alone.
 
-    A leftover turns nnU-Net's -1 (outside of the image) into background: what was not stripped away is in the image, and
-    nnU-Net, which blanks what is not, must not blank it.
+    What lies outside of the host turns nnU-Net's -1 (outside of the image) into background: what was not stripped away is
+    in the image, and nnU-Net, which blanks what is not, must not blank it.
     """
-    reach = it.radius_mm * (2.2 if it.kind == "shading" else 1.0) if it.kind != "spot" else it.depth_mm + 1
+    reach = it.radius_mm * REACH.get(it.kind, 1.0) if it.kind != "spot" else it.depth_mm + 1
     box = tuple(
         slice(int(max(0, c - reach / mm - 1)), int(min(n, c + reach / mm + 2)))
         for c, mm, n in zip(it.centre, scene.spacing, scene.seg.shape, strict=True)
@@ -40,14 +43,14 @@ def distract(scene: Scene, it: Distractor) -> None:
     steps = (1,) * len(shape) if it.kind == "spot" else tuple(max(1, int(BLOCK_MM // mm)) for mm in scene.spacing)
     lattice = Lattice.over(shape, steps)
     weight = lattice.to_voxels(_pattern(scene, it, box, lattice, host)).clamp(0, 1)
-    if it.kind == "leftover":
+    if it.kind in OUTSIDE:
         weight = weight.mul_(labels <= 0)
         labels.masked_fill_((weight > 0).logical_and_(labels < 0), 0)
     else:
         weight = weight.mul_(host)
     for channel in range(scene.image.shape[0]):
         u, _ = scene.rebased(channel, box, host)
-        if it.kind == "leftover":  # what is stripped away is 0 and cannot be multiplied
+        if it.kind in OUTSIDE:  # what is stripped away is 0 and cannot be multiplied
             level = float(u[host].mean()) * it.factor[channel]
             scene.image[channel][box] += weight * (level - u)
         else:
@@ -65,6 +68,13 @@ def _pattern(
         return (it.depth_mm - distance) / max(0.5, min(mm)) + 0.5
     if it.kind == "shading":
         return torch.exp(-0.5 * (distance / it.radius_mm) ** 2)
+    generator = torch.Generator().manual_seed(it.seed)
+    wobble = coherent_noise(distance.shape, mm, 0.7 * it.radius_mm, 2, generator)
+    texture = coherent_noise(distance.shape, mm, 8.0, 2, generator).mul_(0.3).add_(0.85).clamp_(0, 1)
+    if it.kind == "eye":
+        within, edge = (it.radius_mm - distance).add_(wobble, alpha=0.07 * it.radius_mm), max(1.0, min(mm))
+        middle = (within - it.depth_mm).div_(edge).clamp_(0, 1)
+        return within.div_(edge).add_(0.5).clamp_(0, 1).sub_(middle, alpha=1 - EYE_MIDDLE).mul_(texture)
     inside = lattice.mean(host.float())
     if it.kind == "cap":
         per_mm = effort(lattice.sample(scene.image[0][box]), inside > 0.5, mm)
@@ -72,11 +82,8 @@ def _pattern(
     else:
         border = gaussian(inside, [it.depth_mm / s for s in mm])
         strip = (0.85 - border).mul_(3.3) if it.kind == "rim" else (border - 0.12).mul_(3.3)
-    generator = torch.Generator().manual_seed(it.seed)
-    wobble = coherent_noise(inside.shape, mm, 0.7 * it.radius_mm, 2, generator)
     near = (1 - distance / it.radius_mm).add_(wobble, alpha=0.35).mul_(2.5)
-    texture = coherent_noise(inside.shape, mm, 8.0, 2, generator).mul_(0.3).add_(0.85)
-    return strip.clamp_(0, 1).mul_(near.clamp_(0, 1)).mul_(texture.clamp_(0, 1))
+    return strip.clamp_(0, 1).mul_(near.clamp_(0, 1)).mul_(texture)
 
 
 def _distance(

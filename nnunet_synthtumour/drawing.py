@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from nnunet_synthtumour.appearance import ChannelContrast, Tissue
 from nnunet_synthtumour.lesion_model import ContrastModel, DistractorModel, LesionModel, ShapeModel
 from nnunet_synthtumour.schema import parse, to_json
 from nnunet_synthtumour.shapes import Body, half_axes, random_rotation
+
+EYE_SHARE = 0.4  # of leftovers
+EYE_RADIUS_MM = (10.0, 13.0)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Distractor:
-    """A drawn thing that is no lesion: `rim` (along the border of the host, inside), `leftover` (outside of it), `cap`
-    (along fluid), `spot` (a small bright ball), `shading` (a wide, smooth brightening)."""
+    """A drawn thing that is no lesion: `rim` (along the border of the host, inside), `leftover` (outside of it), `eye` (a
+    ball there, `depth_mm` of it brighter than its middle), `cap` (along fluid), `spot` (a small bright ball), `shading` (a
+    wide, smooth brightening)."""
 
     kind: str
     centre: tuple[float, ...]
@@ -189,8 +193,10 @@ def draw_satellites(
 
 
 def draw_distractor_kind(of: DistractorModel) -> str:
+    """One of `DISTRACTOR_KINDS`, or `eye`: some leftovers are eyes."""
     kinds, weights = list(of.kinds), np.array(list(of.kinds.values()))
-    return str(np.random.choice(kinds, p=weights / weights.sum()))
+    kind = str(np.random.choice(kinds, p=weights / weights.sum()))
+    return "eye" if chance(EYE_SHARE) and kind == "leftover" else kind
 
 
 def draw_distractor(of: DistractorModel, kind: str, n_channels: int, centre: Sequence[float]) -> Distractor:
@@ -202,6 +208,13 @@ def draw_distractor(of: DistractorModel, kind: str, n_channels: int, centre: Seq
         factor=tuple(uniform(of.factor) for _ in range(n_channels)),
         seed=draw_seed(),
     )
+
+
+def draw_eye(of: DistractorModel, n_channels: int) -> Distractor:
+    """An eye, still to be put somewhere: a bright rim around what is darker, or bright throughout."""
+    radius = uniform(EYE_RADIUS_MM)
+    eye = draw_distractor(of, "eye", n_channels, ())
+    return replace(eye, radius_mm=radius, depth_mm=radius if chance(0.5) else eye.depth_mm)
 
 
 def jsonable(parameters: LesionParameters) -> dict[str, Any]:

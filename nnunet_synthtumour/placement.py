@@ -13,6 +13,7 @@ PROBES = (64, 4000)
 TISSUE_PROBES = 300
 CANDIDATES = 6
 CALM_MM = 4.0
+GAP, APART = (0.3, 0.95), (2.4, 5.5)  # between the border and a ball's centre, between two centres, in radii
 
 
 class Places:
@@ -66,6 +67,31 @@ class Places:
         at = start[axis] + (steps - 1 if upward else 1 - steps)
         return (*start[:axis], at, *start[axis + 1 :])
 
+    def beside_host(self, radius_mm: float) -> list[tuple[float, ...]]:
+        """The centre of a ball that touches the host from outside, or those of two side by side, as eyes are; what the patch
+        has no room for is left out."""
+        probed, mm = self._probe(self.whole, TISSUE_PROBES), np.array(self.spacing)
+        if not len(probed):
+            return []
+        middle = probed.mean(0)
+        way, across = _unit((probed[0] - middle) * mm), np.random.normal(size=len(mm))
+        border_mm = self._border_mm(middle, way)
+        gap, apart_mm = radius_mm * np.random.uniform(*GAP), radius_mm * np.random.uniform(*APART)
+        pair = np.random.uniform() < 0.5
+        turn = min(apart_mm / max(border_mm, radius_mm), 1.0)
+        beside = np.cos(turn) * way + np.sin(turn) * _unit(across - (across @ way) * way)
+        ways = [way, beside] if pair else [way]
+        centres = [middle + (self._border_mm(middle, w) + gap) * w / mm for w in ways]
+        return [tuple(map(float, c)) for c in centres if ((c >= 0) & (c < self.seg.shape)).all()]
+
+    def _border_mm(self, start: np.ndarray, way: np.ndarray) -> float:
+        """How far from `start` (voxels) along `way` (unit, mm) the last voxel of the host lies; 0 where there is none."""
+        at = np.arange(0, float(np.dot(self.seg.shape, self.spacing)), min(self.spacing))
+        voxels = np.rint(start + at[:, None] * way / self.spacing).astype(int)
+        seen = ((voxels >= 0) & (voxels < self.seg.shape)).all(1)
+        host = self.seg.numpy()[tuple(voxels[seen].T)] == self.ignore_label
+        return float(at[seen][host].max(initial=0))
+
     def _probe(self, bounds: Sequence[tuple[int, int]], n: int) -> np.ndarray:
         """Those of `n` random voxels that lie in the host, (k, dims)."""
         at = [np.random.randint(low, max(low + 1, high), n) for low, high in bounds]
@@ -91,6 +117,10 @@ class Places:
         off = np.abs(self.intensity.numpy()[tuple(at)] - self._tissue.middle) / self._tissue.spread
         off[self.seg.numpy()[tuple(at)] != self.ignore_label] = 3
         return np.asarray(np.minimum(off, 3).reshape(len(voxels), -1).mean(1))
+
+
+def _unit(way: np.ndarray) -> np.ndarray:
+    return np.asarray(way / max(1e-9, float(np.linalg.norm(way))))
 
 
 def _voxel(values: np.ndarray) -> tuple[int, ...]:

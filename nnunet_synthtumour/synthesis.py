@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,10 @@ class GrowLesion(BasicTransform):
         model, found = self.model.distractors, []
         for _ in range(drawing.draw_count(model.count)):
             kind = drawing.draw_distractor_kind(model)
+            if kind == "eye":
+                eye = drawing.draw_eye(model, len(self.channels))
+                found += [replace(eye, centre=centre) for centre in places.beside_host(eye.radius_mm)]
+                continue
             at = places.at_border() if kind in ("rim", "leftover") else places.in_host(in_region=False)
             if at is not None:
                 found.append(drawing.draw_distractor(model, kind, len(self.channels), at))

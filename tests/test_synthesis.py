@@ -119,6 +119,49 @@ def test_leftovers_of_a_stripped_image_outlast_nnunets_mask() -> None:
     assert found
 
 
+@pytest.mark.parametrize("spacing", [(2.0, 2.0, 2.0), (6.0, 1.5, 1.5), (1.5, 1.5)])
+def test_some_leftovers_are_eyes_bright_balls_that_touch_the_host_from_outside(spacing: tuple[float, ...]) -> None:
+    shape = tuple(int(140 / mm) for mm in spacing)
+    axes = [(np.arange(n) - n / 2) * mm for n, mm in zip(shape, spacing, strict=True)]
+    at = np.stack(np.meshgrid(*axes, indexing="ij"))
+    host = torch.from_numpy((at**2).sum(0) < 40**2)
+    sample = _sample(shape, host=host)
+    sample["segmentation"][0, ~host] = -1
+    sample["image"] = torch.where(host, sample["image"] * 0.2 + 3, 0.0)
+    leftovers = {"probability": 1.0, "count": [1, 1], "kinds": {"leftover": 1.0}}
+    transform = _transform(
+        "glioma", len(spacing), spacing=spacing, probability=0.0, overrides={"distractors": leftovers}
+    )
+    np.random.seed(0)
+    drawn = [transform.get_parameters(**sample, normalisation=(np.array([3.0]), np.array([1.0]))) for _ in range(40)]
+    eyes = [d for d in drawn if d["lesions"].distractors[0].kind == "eye"]
+    assert 5 < len(eyes) < 30
+    assert {len(d["lesions"].distractors) for d in eyes} == {1, 2}  # alone, or side by side
+    for each in eyes:
+        out = transform.apply(_copy(sample), **each)
+        changed = (out["image"][0] != sample["image"][0]).numpy()
+        assert changed.any()
+        assert not (changed & host.numpy()).any()
+        assert ((out["segmentation"][0] == 0).numpy() == (changed | host.numpy())).all()
+        assert out["image"][0][changed].max() > sample["image"][0][host].mean()
+        for eye in each["lesions"].distractors:
+            away = np.sqrt(sum((a - (c - n / 2) * mm) ** 2
+                               for a, c, n, mm in zip(at, eye.centre, shape, spacing, strict=True)))  # fmt: skip
+            assert 10 <= eye.radius_mm <= 13
+            assert away[host].min() < eye.radius_mm
+            assert changed[away < 5].any()
+            changed &= away > eye.radius_mm + 4
+        assert not changed.any()
+
+
+def test_an_eye_has_no_room_where_the_host_fills_the_patch() -> None:
+    kinds = {"distractors": {"probability": 1.0, "kinds": {"leftover": 1.0}}}
+    np.random.seed(0)
+    for _ in range(20):
+        drawn = _transform(probability=0.0, overrides=kinds).get_parameters(**_sample())
+        assert all(d.kind == "leftover" for d in drawn["lesions"].distractors)
+
+
 def test_shifted_lesions_of_ct_are_visible() -> None:
     sample = _sample()
     out = _transform("liver-ct", shifted=True, overrides={"shape": {"volume_ml": [50, 50], "count": [1, 1]}})(
@@ -293,7 +336,7 @@ def test_any_patch_comes_back_whole(
     assert torch.isfinite(image).all()
     assert set(seg.unique().tolist()) <= {0, 1, 2, 3}
     assert not (seg[0][~host] > 0).any()
-    drawn_outside = any(d.kind == "leftover" for d in drawn["lesions"].distractors)
+    drawn_outside = any(d.kind in ("leftover", "eye") for d in drawn["lesions"].distractors)
     assert drawn_outside or torch.equal(image[:, ~host], sample["image"][:, ~host])
     if shifted and host.any() and shape == tuple(min(n, 8) for n in shape):
         assert (seg > 0).any()
