@@ -9,6 +9,7 @@ import torch
 
 from nnunet_synthtumour.errors import Refusal
 from nnunet_synthtumour.junior_model import file_digest
+from nnunet_synthtumour.trainers.fixed_patches import PASTED, FixedPatch
 from nnunet_synthtumour.trainers.senior_trainer import SynthTumourSeniorTrainer
 from nnunet_synthtumour.trainers.synthtumour_trainer import SynthTumourTrainer
 from tests.toy_dataset import make_trainer
@@ -58,6 +59,26 @@ def test_training_patches_show_donors_patients_and_grown_lesions_in_their_shares
     assert abs(1 - healthy / len(cases) - trainer_settings.patients) < 0.2
     assert kinds["paste"] + kinds["grow"] == healthy + 0
     assert abs(kinds["grow"] / healthy - trainer_settings.synthetic) < 0.2
+
+
+def test_what_has_a_donor_is_z_scored_as_a_patient_is(toy: Path) -> None:
+    """Patches of the toy data set show the whole case, which nnU-Net normalises inside of its mask."""
+    always = {"senior": {"start": "scratch", "synthetic": 0.0}, "donors": {"smallest_ml": 0.01, "probability": 1.0}}
+    trainer = make_trainer(toy, SynthTumourSeniorTrainer, **SHORT | always)
+    trainer.initialize()
+    train, val = (augmenter.data_loader for augmenter in trainer.get_dataloaders())
+    case = sorted(trainer.healthy & set(train._data.identifiers))[0]
+    data, seg, _, properties = train._data.load_case(case)
+    cut = train.cut(case, False)
+    fixed = val.grow(FixedPatch(0, PASTED, case, True), train.patch_at(case, True, True))
+    for image, labels in (
+        trainer.grow_volume(case, data[:], seg[:], properties),
+        *((sample["image"].numpy(), sample["segmentation"].numpy()) for sample in (cut, fixed)),
+    ):
+        inside = image[labels >= 0]
+        assert (labels == 1).sum() > 50
+        assert inside.mean() == pytest.approx(0, abs=0.01)
+        assert inside.std() == pytest.approx(1, abs=0.01)
 
 
 def test_fixed_set_uses_held_out_donors_and_is_the_same_every_time(toy: Path) -> None:
