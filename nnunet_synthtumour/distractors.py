@@ -19,8 +19,7 @@ from nnunet_synthtumour.smoothing import gaussian
 
 BLOCK_MM = 2.0
 OUTSIDE = ("leftover", "eye")
-REACH = {"shading": 2.2, "eye": 1.5}  # in radii; around an eye, the level of the host is looked up
-EYE_MIDDLE = 0.35  # of its rim
+REACH = {"shading": 2.2, "eye": 2.2}  # in radii; what lies around an eye says how bright the host is
 SHADING = 0.25  # contrast of an uneven coil, as a share of what is drawn for the other kinds
 
 
@@ -72,9 +71,8 @@ def _pattern(
     wobble = coherent_noise(distance.shape, mm, 0.7 * it.radius_mm, 2, generator)
     texture = coherent_noise(distance.shape, mm, 8.0, 2, generator).mul_(0.3).add_(0.85).clamp_(0, 1)
     if it.kind == "eye":
-        within, edge = (it.radius_mm - distance).add_(wobble, alpha=0.07 * it.radius_mm), max(1.0, min(mm))
-        middle = (within - it.depth_mm).div_(edge).clamp_(0, 1)
-        return within.div_(edge).add_(0.5).clamp_(0, 1).sub_(middle, alpha=1 - EYE_MIDDLE).mul_(texture)
+        within = (it.radius_mm - distance).add_(wobble, alpha=0.07 * it.radius_mm)
+        return within.div_(max(1.0, min(mm))).add_(0.5).clamp_(0, 1).mul_(texture)
     inside = lattice.mean(host.float())
     if it.kind == "cap":
         per_mm = effort(lattice.sample(scene.image[0][box]), inside > 0.5, mm)

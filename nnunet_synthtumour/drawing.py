@@ -15,7 +15,8 @@ from nnunet_synthtumour.schema import parse, to_json
 from nnunet_synthtumour.shapes import Body, half_axes, random_rotation
 
 EYE_SHARE = 0.4  # of leftovers
-EYE_RADIUS_MM = (10.0, 13.0)
+EYE_RADIUS_MM, EYE_RIM_MM = (10.0, 13.0), (2.0, 4.0)
+EYE_MIDDLE = (0.2, 0.7)  # of the brightness of its rim
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Lesion:
 @dataclass(frozen=True)
 class Distractor:
     """A drawn thing that is no lesion: `rim` (along the border of the host, inside), `leftover` (outside of it), `eye` (a
-    ball there, `depth_mm` of it brighter than its middle), `cap` (along fluid), `spot` (a small bright ball), `shading` (a
-    wide, smooth brightening)."""
+    ball there, or the middle of one), `cap` (along fluid), `spot` (a small bright ball), `shading` (a wide, smooth
+    brightening)."""
 
     kind: str
     centre: tuple[float, ...]
@@ -210,11 +211,12 @@ def draw_distractor(of: DistractorModel, kind: str, n_channels: int, centre: Seq
     )
 
 
-def draw_eye(of: DistractorModel, n_channels: int) -> Distractor:
-    """An eye, still to be put somewhere: a bright rim around what is darker, or bright throughout."""
-    radius = uniform(EYE_RADIUS_MM)
-    eye = draw_distractor(of, "eye", n_channels, ())
-    return replace(eye, radius_mm=radius, depth_mm=radius if chance(0.5) else eye.depth_mm)
+def draw_eye(of: DistractorModel, n_channels: int) -> list[Distractor]:
+    """An eye, still to be put somewhere: a bright ball, in every other one a darker ball that leaves a bright rim."""
+    ball = replace(draw_distractor(of, "eye", n_channels, ()), radius_mm=uniform(EYE_RADIUS_MM))
+    dark, rim = uniform(EYE_MIDDLE), uniform(EYE_RIM_MM)
+    middle = replace(ball, radius_mm=ball.radius_mm - rim, factor=tuple(dark * f for f in ball.factor))
+    return [ball, middle] if chance(0.5) else [ball]
 
 
 def jsonable(parameters: LesionParameters) -> dict[str, Any]:

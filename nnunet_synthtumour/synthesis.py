@@ -106,7 +106,8 @@ class GrowLesion(BasicTransform):
             kind = drawing.draw_distractor_kind(model)
             if kind == "eye":
                 eye = drawing.draw_eye(model, len(self.channels))
-                found += [replace(eye, centre=centre) for centre in places.beside_host(eye.radius_mm)]
+                centres = places.beside_host(eye[0].radius_mm)
+                found += [replace(ball, centre=centre) for centre in centres for ball in eye]
                 continue
             at = places.at_border() if kind in ("rim", "leftover") else places.in_host(in_region=False)
             if at is not None:
