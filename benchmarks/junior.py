@@ -4,7 +4,7 @@
 
 All arms share one plan, one network, one number of iterations and averaged weights. `online`: SynthTumourTrainer with its
 defaults. `paper`: the same with the reference's synthesis. `offline`: a fixed set of volumes grown by the same engine in
-the same hosts (those of fold 0).
+the same hosts (those of fold 0), with distractors and healthy ones among them as online. `clean`: online without either.
 `supervised`: as many labelled patients as there are healthy cases, the upper bound. `threshold`: the brightest
 voxels of the z-scored brain, opened, largest component, with the threshold that is best for the phantoms of seed 0.
 `no-...`: the defaults without one ingredient. After every epoch each network segments the patients, so that the epoch
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from lesion_metrics import dice, hd95, lesion_f1
 
 TRAINED = ("online", "paper", "offline", "supervised")
@@ -34,10 +35,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-texture": {"lesion": {"overrides": {"appearance": {"texture": [0.0, 0.0], "texture_kept": [0.0, 0.0]}}}},
     "no-averaging": {"training": {"averaging": 0}},
     "sgd": {"training": {"optimizer": "sgd"}},
+    "clean": {"training": {"healthy_patches": 0.0}, "lesion": {"overrides": {"distractors": {"probability": 0.0}}}},
     "mirrored": {"training": {"mirroring": True}},
-    "reuse-1": {"training": {"reuse": 1}},
-    "reuse-4": {"training": {"reuse": 4}},
-    "reuse-8": {"training": {"reuse": 8}},
+    "no-reuse": {"training": {"reuse": 1}},
     "no-healthy": {"training": {"healthy_patches": 0.0}},
 }
 HEALTHY, OFFLINE, SUPERVISED, TEST = (
@@ -68,9 +68,7 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
     phantoms, grown = folder / "phantoms", folder / "grown"
     command("synthtumour", "phantom", phantoms, "--seed", seed, "--spacing", args.spacing, "--healthy", args.healthy,
             "--unlabelled", args.healthy, "--test", args.test)  # fmt: skip
-    command(
-        "synthtumour", "grow", *hosts_of_fold_0(phantoms / "healthy"), "-o", grown, "-n", args.offline, "--seed", seed
-    )
+    grow_offline(hosts_of_fold_0(phantoms / "healthy"), grown, seed, args)
     command("synthtumour", "prepare", "-d", 100, "-n", "Healthy", "--healthy", phantoms / "healthy", "--channel", "FLAIR",
             "--unlabelled", phantoms / "unlabelled")  # fmt: skip
     for name, images, labels in (
@@ -90,6 +88,22 @@ def prepare_data(folder: Path, seed: int, args: argparse.Namespace) -> None:
     for name in (HEALTHY, OFFLINE, SUPERVISED, TEST):
         command("nnUNetv2_preprocess", "-d", name[7:10], "-plans_name", plans_of(args), "-c", CONFIGURATION, "-np", 2)
     (folder / "prepared").touch()
+
+
+def grow_offline(hosts: list[Path], grown: Path, seed: int, args: argparse.Namespace) -> None:
+    """What the junior draws, as files: as many of them healthy, and distractors as often."""
+    from nnunet_synthtumour.lesion_model import load_model
+    from nnunet_synthtumour.settings import Settings
+
+    defaults = Settings()
+    healthy = round(defaults.training.healthy_patches * args.offline)
+    distractors = load_model(defaults.lesion.preset).distractors.probability
+    command("synthtumour", "grow", *hosts, "-o", grown, "-n", args.offline - healthy, "--seed", seed, "--set",
+            f"distractors.probability={distractors}")  # fmt: skip
+    for i, host in enumerate(hosts[:healthy]):
+        shutil.copy(host, grown / "imagesTr" / f"healthy_{i:02d}_0000.nii.gz")
+        image = sitk.ReadImage(str(host))
+        sitk.WriteImage(sitk.Cast(image * 0, sitk.sitkUInt8), str(grown / "labelsTr" / f"healthy_{i:02d}.nii.gz"))
 
 
 def hosts_of_fold_0(folder: Path) -> list[Path]:

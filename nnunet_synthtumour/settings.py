@@ -70,7 +70,7 @@ class TrainingSettings:
     reuse: int | None = setting(
         None,
         low=1,
-        doc="how often a patch with a lesion is used, each time augmented anew; null: 4 times where patches are small, so "
+        doc="how often a patch with a lesion is used, each time augmented anew; null: 3 times where patches are small, so "
         "that growing would cost as much as augmenting, else twice",
     )
     averaging: int | None = setting(

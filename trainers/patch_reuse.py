@@ -11,7 +11,7 @@ import numpy as np
 Sample = dict[str, Any]
 
 SMALL_BYTES = 16_000_000  # of an image whose lesion costs about as much as nnU-Net's transforms
-OF_SMALL, OF_LARGE = (4, 16), (2, 4)  # how often a patch is used, and how many uses wait
+OF_SMALL, OF_LARGE = (3, 12), (2, 4)  # how often a patch is used, and how many uses wait
 
 
 class PatchReuse:

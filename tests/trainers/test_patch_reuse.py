@@ -66,7 +66,7 @@ def test_once_keeps_nothing_and_draws_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("size", "channels", "wanted", "times"),
-    [((80, 100, 80), 1, None, 4), ((80, 100, 80), 8, None, 2), ((180, 180, 180), 1, None, 2), ((96, 96), 4, None, 4),
+    [((80, 100, 80), 1, None, 3), ((80, 100, 80), 8, None, 2), ((180, 180, 180), 1, None, 2), ((96, 96), 4, None, 3),
      ((80, 100, 80), 1, 1, 1), ((180, 180, 180), 1, 7, 7)],
 )  # fmt: skip
 def test_small_patches_come_more_often_unless_the_setting_says(
