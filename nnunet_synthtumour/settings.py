@@ -64,7 +64,7 @@ class TrainingSettings:
         high=1.0,
         doc="learning rate of the first epoch; null: 0.01 with SGD; with AdamW 0.002, or 0.001 where images are registered",
     )
-    healthy_patches: float = setting(0.1, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
+    healthy_patches: float = setting(0.03, low=0.0, high=1.0, doc="share of healthy patches in which nothing grows")
     host_centred: float = setting(0.9, low=0.0, high=1.0, doc="share of patches whose centre lies in the host")
     labelled_share: float = setting(0.5, low=0.0, high=1.0, doc="share of patches from labelled cases, if any exist")
     reuse: int | None = setting(
