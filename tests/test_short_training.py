@@ -20,7 +20,7 @@ def test_what_is_no_number_of_epochs_is_one_sentence(text: str) -> None:
 def test_a_variable_that_is_not_set_or_empty_says_nothing() -> None:
     assert number_in({}, EPOCHS) is None
     assert number_in({EPOCHS: ""}, EPOCHS) is None
-    assert number_in({EPOCHS: "12"}, EPOCHS) == 12
+    assert number_in({EPOCHS: " 12 "}, EPOCHS) == 12
 
 
 def test_a_dry_run_says_so_too(

@@ -216,7 +216,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
     def _mark_of_carrying(self, targets: Sequence[str]) -> dict[str, Any]:
         """All that carried labels depend on: those that were made with another mark are carried anew."""
         assert self.registration is not None and self.settings.source is not None
-        return {"epoch": self.current_epoch, "settings": dataclasses.asdict(self.settings.crossmodal),
+        return {"epoch": self.current_epoch, "seed": self.settings.training.seed or 0,
+                "settings": dataclasses.asdict(self.settings.crossmodal),
                 "registration": dataclasses.asdict(self.settings.registration), "pairing": self.settings.source.pairing,
                 "network": digest(self.registration.bare.state_dict()),
                 "images": digest_of(self.pairs_of, [*self.labelled, *targets])}  # fmt: skip

@@ -25,9 +25,10 @@ def test_every_patch_comes_so_many_times_and_what_waits_stays_bounded(times: int
     made, reuse, longest = Made(), PatchReuse(times, waiting), 0
     drawn: Counter[str] = Counter()
     for _ in range(400):
+        reuse.begin_batch()
         drawn[reuse.draw(made)["case"]] += 1
         longest = max(longest, len(reuse.waiting))
-    still = Counter(sample["case"] for sample in reuse.waiting)
+    still = Counter(sample["case"] for _, sample in reuse.waiting)
     assert all(drawn[case] + still[case] == times for case in map(str, range(1, made.number + 1)))
     assert longest < waiting + times
 
@@ -39,13 +40,16 @@ def test_patches_come_mixed() -> None:
     assert np.mean([a == b for a, b in pairwise(order)]) < 0.25
 
 
-def test_patches_of_a_batch_differ() -> None:
+@pytest.mark.parametrize("batch", [2, 12, 49])
+def test_patches_of_a_batch_differ_and_are_used_again_all_the_same(batch: int) -> None:
     np.random.seed(0)
-    made, reuse = Made(), PatchReuse(4, 16)
-    for _ in range(200):
+    made, reuse, longest = Made(), PatchReuse(3, 12), 0
+    for _ in range(60):
         reuse.begin_batch()
-        one, other = (reuse.draw(made)["case"] for _ in range(2))
-        assert one != other or made.number == 1
+        assert len({reuse.draw(made)["case"] for _ in range(batch)}) == batch
+        longest = max(longest, len(reuse.waiting))
+    assert longest <= 12 + 2 * batch
+    assert made.number <= 60 * batch / 3 + longest
 
 
 def test_what_is_done_to_a_drawn_patch_does_not_come_again() -> None:
@@ -66,12 +70,12 @@ def test_once_keeps_nothing_and_draws_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("size", "channels", "wanted", "times"),
-    [((80, 100, 80), 1, None, 3), ((80, 100, 80), 8, None, 2), ((180, 180, 180), 1, None, 2), ((96, 96), 4, None, 3),
-     ((80, 100, 80), 1, 1, 1), ((180, 180, 180), 1, 7, 7)],
+    [((80, 100, 80), 1, None, 3), ((80, 100, 80), 8, None, 2), ((205, 205, 205), 1, None, 2), ((96, 96), 4, None, 3),
+     ((205, 205, 205), 4, None, 1), ((80, 100, 80), 1, 1, 1), ((205, 205, 205), 4, 7, 7)],
 )  # fmt: skip
 def test_small_patches_come_more_often_unless_the_setting_says(
     size: tuple[int, ...], channels: int, wanted: int | None, times: int
 ) -> None:
     reuse = PatchReuse.of_patches(size, channels, wanted)
     assert reuse.times == times
-    assert (reuse.least + times) * 4 * channels * np.prod(size) < 1e9
+    assert times in (1, wanted) or (reuse.least + 1) * (4 * channels + 2) * np.prod(size) <= 400e6
