@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nnunet_synthtumour.errors import UserError
+from nnunet_synthtumour.file_lock import take_lock
+
+LOCK = "writing.lock"
+
 
 @contextmanager
 def complete(file: Path) -> Iterator[Path]:
@@ -23,10 +28,31 @@ def complete(file: Path) -> Iterator[Path]:
         scratch.unlink(missing_ok=True)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder: it would remove what this one has begun to write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w", encoding="utf-8") as stream:
+        if not take_lock(stream):
+            raise UserError(
+                f"Another process is writing to {folder}; wait for it or stop it, or choose another folder."
+            )
+        yield
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder but our lock, or no folder."""
+    return not folder.exists() or all(file.name == LOCK for file in folder.iterdir())
+
+
 def forget_unfinished(folder: Path) -> None:
-    """Remove what killed runs left in a folder and below: nnU-Net takes hidden images for cases."""
+    """Remove what killed runs left in a folder of ours and below: nnU-Net takes hidden images for cases.
+
+    For who is alone in it, before the work.
+    """
     for scratch in folder.rglob(".[0-9]*.*"):
-        scratch.unlink()
+        if scratch.is_file():
+            scratch.unlink(missing_ok=True)
 
 
 def write_json(value: Any, file: Path) -> None:

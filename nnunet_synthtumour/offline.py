@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_synthtumour.atomic_files import forget_unfinished, read_json, write_json
+from nnunet_synthtumour.atomic_files import alone_in, forget_unfinished, is_empty, read_json, write_json
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.errors import UserError
@@ -58,17 +58,19 @@ def grow_files(growth: Growth, processes: int = 1) -> list[str]:
     load_model(growth.preset, growth.model_overrides())  # a wrong preset is said before anything is written
     hosts = growth.hosts or (None,) * len(growth.images)
     check_images(list(zip(growth.images, hosts, strict=True)))
-    _check_same_run(growth)
-    with CasePool(processes) as pool:
-        names = pool.map(partial(_grow_one, growth), range(growth.number), "growing")
-    forget_unfinished(growth.out)
-    # what an earlier run with a larger number left is part of the data set too
-    _write_dataset_json(growth, len(list((growth.out / "labelsTr").glob("*.nii.gz"))))
+    _check_same_run(growth)  # nothing, not even a lock, is put into a folder that is not ours
+    with alone_in(growth.out):
+        write_json(_check_same_run(growth), growth.out / "grow.json")  # another run may have come first
+        forget_unfinished(growth.out)
+        with CasePool(processes) as pool:
+            names = pool.map(partial(_grow_one, growth), range(growth.number), "growing")
+        # what an earlier run with a larger number left is part of the data set too
+        _write_dataset_json(growth, len(list((growth.out / "labelsTr").glob("*.nii.gz"))))
     return names
 
 
-def _check_same_run(growth: Growth) -> None:
-    """Mixing the cases of two different runs in one folder is a mistake that nobody would see later."""
+def _check_same_run(growth: Growth) -> dict[str, Any]:
+    """What identifies a run. Mixing the cases of two in one folder is a mistake that nobody would see later."""
     hosts = [host for host in growth.hosts if host is not None]
     block = {
         "images": [[str(f.resolve()) for f in files] for files in growth.images],
@@ -79,18 +81,20 @@ def _check_same_run(growth: Growth) -> None:
         "sub_regions": growth.sub_regions,
         "fingerprints": {str(f.resolve()): fingerprint(f) for f in chain(*growth.images, hosts)},
     }
-    file = growth.out / "grow.json"
-    if growth.out.exists() and any(growth.out.iterdir()):
-        present = read_json(file)
-        if present is None:
+    if not is_empty(growth.out):
+        present = read_json(growth.out / "grow.json")
+        if not isinstance(present, dict):
             raise UserError(f"{growth.out} is not empty and was not made by 'synthtumour grow'; choose another folder.")
+        if "fingerprints" not in present:
+            raise UserError(
+                f"{growth.out} holds cases of another version of this package; choose another folder or remove it."
+            )
         if present != block:
             raise UserError(
                 f"{growth.out} holds cases grown with other options, or in images that have changed since; "
                 "choose another folder or remove it."
             )
-        return
-    write_json(block, file)
+    return block
 
 
 def _grow_one(growth: Growth, k: int) -> str:

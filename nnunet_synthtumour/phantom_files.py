@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
-from nnunet_synthtumour.atomic_files import forget_unfinished, read_json, write_json
+from nnunet_synthtumour.atomic_files import alone_in, forget_unfinished, is_empty, read_json, write_json
+from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import write_image
 from nnunet_synthtumour.phantom import Subject, make_subject
@@ -37,35 +36,32 @@ def write_phantoms(out: Path, wanted: PhantomSet, processes: int = 2) -> Path:
     """Write the set to `out`; what is there of the same set is kept. Raises `UserError` if something else is there."""
     manifest = out / MANIFEST
     block = asdict(wanted)
-    if out.exists() and any(out.iterdir()):
-        present = read_json(manifest)
-        if present is None:
-            raise UserError(f"{out} is not empty and holds no phantoms; choose another folder.")
-        if present.get("generation") != GENERATION:
-            raise UserError(
-                f"{out} holds phantoms of another version of this package; choose another folder or remove it."
-            )
-        if present.get("set") != block:
-            raise UserError(f"{out} holds phantoms made with other options; choose another folder or remove it.")
-    out.mkdir(parents=True, exist_ok=True)
-    if not manifest.exists():
-        write_json({"generation": GENERATION, "set": block}, manifest)
-
-    undeformed = out / "truth" / "undeformed_anatomy.nii.gz"
-    if not undeformed.exists():
-        _write(make_subject(0, wanted.spacing, deformation=0.0).anatomy, undeformed, wanted.spacing)
-    jobs = [(role, i) for role in ("healthy", "unlabelled", "test") for i in range(getattr(wanted, role))]
-    arguments = [(out, wanted, role, i) for role, i in jobs]
-    if processes <= 1:
-        cases = [_write_case(a) for a in tqdm(arguments, desc="phantoms", unit="case", disable=None)]
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            cases = list(
-                tqdm(pool.map(_write_case, arguments), total=len(jobs), desc="phantoms", unit="case", disable=None)
-            )
-    forget_unfinished(out)
-    write_json({"generation": GENERATION, "set": block, "cases": dict(cases)}, manifest)
+    _check_same_set(out, block)  # nothing, not even a lock, is put into a folder that is not ours
+    with alone_in(out):
+        _check_same_set(out, block)  # another run may have come first
+        if not manifest.exists():
+            write_json({"generation": GENERATION, "set": block}, manifest)
+        forget_unfinished(out)
+        undeformed = out / "truth" / "undeformed_anatomy.nii.gz"
+        if not undeformed.exists():
+            _write(make_subject(0, wanted.spacing, deformation=0.0).anatomy, undeformed, wanted.spacing)
+        jobs = [(role, i) for role in ("healthy", "unlabelled", "test") for i in range(getattr(wanted, role))]
+        with CasePool(processes) as pool:
+            cases = pool.map(_write_case, [(out, wanted, role, i) for role, i in jobs], "phantoms")
+        write_json({"generation": GENERATION, "set": block, "cases": dict(cases)}, manifest)
     return manifest
+
+
+def _check_same_set(out: Path, block: dict[str, Any]) -> None:
+    if is_empty(out):
+        return
+    present = read_json(out / MANIFEST)
+    if present is None:
+        raise UserError(f"{out} is not empty and holds no phantoms; choose another folder.")
+    if present.get("generation") != GENERATION:
+        raise UserError(f"{out} holds phantoms of another version of this package; choose another folder or remove it.")
+    if present.get("set") != block:
+        raise UserError(f"{out} holds phantoms made with other options; choose another folder or remove it.")
 
 
 def _write_case(arguments: tuple[Path, PhantomSet, str, int]) -> tuple[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_synthtumour.atomic_files import alone_in
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.image_files import check_complete
 from nnunet_synthtumour.phantom import make_subject
@@ -120,6 +121,44 @@ def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: 
     assert main(["grow", str(healthy[0]), "-o", str(out / "ok"), "-n", "1", "-np", "1"]) == 0
     capsys.readouterr()
     assert "grown with other options" in said(healthy[0], "-o", out / "ok", "--seed", 5)
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["x"], "a folder of others is left as it is"
+    about = json.loads((out / "ok" / "grow.json").read_text(encoding="utf-8"))
+    del about["fingerprints"]  # an older version wrote none
+    (out / "ok" / "grow.json").write_text(json.dumps(about), encoding="utf-8")
+    assert "holds cases of another version" in said(healthy[0], "-o", out / "ok")
+
+
+@pytest.mark.parametrize("command", ["grow", "phantom"])
+def test_a_second_run_in_a_folder_is_refused_and_spares_what_the_first_is_writing(
+    healthy: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    out, scratch = tmp_path / "out", tmp_path / "out" / "labelsTr" / ".7.case_0000.nii.gz"
+    arguments = {
+        "grow": ["grow", str(healthy[0]), "-o", str(out), "-n", "1", "-np", "1"],
+        "phantom": [
+            "phantom",
+            str(out),
+            "--healthy",
+            "1",
+            "--unlabelled",
+            "0",
+            "--test",
+            "0",
+            "--spacing",
+            "4",
+            "-np",
+            "1",
+        ],
+    }[command]
+    assert main(arguments) == 0
+    scratch.parent.mkdir(exist_ok=True)
+    scratch.touch()
+    with alone_in(out):
+        assert main(arguments) == 2
+        assert "Another process is writing to" in capsys.readouterr().err
+        assert scratch.exists()
+    assert main(arguments) == 0
+    assert not scratch.exists()
 
 
 def test_what_a_full_disk_cut_off_is_grown_again(
