@@ -136,14 +136,16 @@ class Run(Recipe):
             )
 
     def _as_begun(self, stage: Stage, record: Record) -> Stage:
-        """A training goes on with what it was begun with. That there are other pseudo-labels by now is said."""
+        """A training goes on with what it was begun with; without a checkpoint it begins anew, from what there is now.
+
+        That there are other pseudo-labels by now is said.
+        """
         then = record.stages.get(stage.key, {}).get("made_of")
-        folder = stage.outputs[0].parent
-        if not then or then == stage.made_of or not folder.is_dir():
+        if not then or then == stage.made_of or not record.goes_on(stage):
             return stage
         print(
-            f"{stage.title} was begun with older pseudo-labels than there are now; to train it anew, remove {folder} "
-            "and give the same command again",
+            f"{stage.title} was begun with older pseudo-labels than there are now; to train it anew, remove "
+            f"{stage.outputs[0].parent} and give the same command again",
             flush=True,
         )
         return replace(stage, made_of=then)

@@ -96,7 +96,7 @@ class Record:
         """
         again: set[str] = set()
         for stage in stages:
-            if again.intersection(stage.after) or not (self._is_kept(stage) or self._goes_on(stage)):
+            if again.intersection(stage.after) or not (self._is_kept(stage) or self.goes_on(stage)):
                 again.add(stage.key)
         kept: Stage | None = None
         for stage in reversed(stages):
@@ -111,7 +111,7 @@ class Record:
             return False
         return all(Path(path).exists() for path in entry["outputs"])
 
-    def _goes_on(self, stage: Stage) -> bool:
+    def goes_on(self, stage: Stage) -> bool:
         """Whether this is a training that will go on from a checkpoint."""
         entry = self.stages.get(stage.key)
         return bool(stage.epochs and entry and any(Path(entry["outputs"][0]).parent.glob("checkpoint_*.pth")))

@@ -248,14 +248,16 @@ def test_a_senior_of_older_pseudo_labels_is_kept_and_said(
         assert "senior, fold 0 was begun with older pseudo-labels than there are now" in said
         assert f"remove {senior} and" in said
         assert faked.again(*options) == ["report"]
-    (senior / "checkpoint_final.pth").unlink()  # goes on
+    (senior / "checkpoint_final.pth").rename(senior / "checkpoint_latest.pth")  # goes on
     assert "senior-1-fold-0" in faked.again(*options)
     assert "older pseudo-labels" in capsys.readouterr().out
     faked.again(*options)
     assert "older pseudo-labels" in capsys.readouterr().out
-    shutil.rmtree(senior)
+    for checkpoint in senior.glob("*.pth"):  # nnU-Net begins anew, though the folder is there
+        checkpoint.unlink()
     assert "senior-1-fold-0" in faked.again(*options)
     assert "older pseudo-labels" not in capsys.readouterr().out
+    assert _record(out)["senior-1-fold-0"]["made_of"] == "another"
 
 
 def test_of_a_killed_prediction_as_many_files_are_dropped_as_it_had_processes(tmp_path: Path, faked: Faked) -> None:
