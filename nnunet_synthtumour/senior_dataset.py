@@ -18,7 +18,7 @@ from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnune
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.junior_model import stamps_of
 from nnunet_synthtumour.kept_settings import changed_since, own_settings
-from nnunet_synthtumour.schema import leaves
+from nnunet_synthtumour.schema import leaves, merge
 from nnunet_synthtumour.senior_preprocessing import FILES, Recipe, preprocess_case
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, PSEUDO, settings_of, with_settings
 
@@ -153,12 +153,12 @@ def _dataset_json(senior: Senior) -> dict[str, Any]:
 
 def _own_settings(target: str) -> dict[str, Any]:
     """Those that a user set in the data set itself since it was made, its rules aside."""
-    for folder in (nnunet_folder(RAW) / target, nnunet_folder(PREPROCESSED) / target):
-        now = own_settings(folder)
-        if now is not None:
-            own = changed_since((read_json(folder / PROVENANCE) or {}).get("settings", {}), now)
-            return {key: value for key, value in own.items() if key != "pseudolabels"}
-    return {}
+    own: dict[str, Any] = {}
+    for folder in (nnunet_folder(RAW) / target, nnunet_folder(PREPROCESSED) / target):  # trainers read the last
+        then, now = (read_json(folder / PROVENANCE) or {}).get("settings"), own_settings(folder)
+        if then is not None and now is not None:  # an earlier version did not say which settings were the source's
+            own = merge(own, changed_since(then, now))
+    return {key: value for key, value in own.items() if key != "pseudolabels"}
 
 
 def _write_preprocessed(senior: Senior, raw: Path, processes: int) -> None:

@@ -293,6 +293,27 @@ def test_what_a_user_set_in_the_new_data_set_stays(root: Path, capsys: pytest.Ca
             assert settings.cases("pseudo-labelled") == list(UNLABELLED)
 
 
+def test_settings_of_one_copy_stay_and_those_of_an_earlier_version_are_the_sources(root: Path) -> None:
+    assert main(list(COMMAND)) == 0
+    copies = [root / folder / SENIOR for folder in ("nnUNet_raw", "nnUNet_preprocessed")]
+    for copy, settings in zip(
+        copies, ({"training.epochs": 7, "donors.jitter_mm": 2}, {"donors.jitter_mm": 3}), strict=True
+    ):
+        assert main(["settings", "-d", str(copy / "dataset.json"),
+                     *(word for key, value in settings.items() for word in ("--set", f"{key}={value}"))]) == 0  # fmt: skip
+    assert main([*COMMAND, "--upper", "0.45"]) == 0
+    settings = settings_of(_json(copies[0] / "dataset.json"))
+    assert (settings.training.epochs, settings.donors.jitter_mm) == (7, 3)
+
+    for copy in copies:
+        provenance = _json(copy / "synthtumour_provenance.json")
+        del provenance["settings"]
+        (copy / "synthtumour_provenance.json").write_text(json.dumps(provenance), encoding="utf-8")
+    assert main(["settings", "-d", "1", "--set", "training.epochs=5"]) == 0
+    assert main(list(COMMAND)) == 0
+    assert settings_of(_json(copies[0] / "dataset.json")).training.epochs == 5
+
+
 def test_a_case_with_nothing_left_is_set_aside(root: Path) -> None:
     source = root / "nnUNet_raw" / NAME
     for name in ("imagesTr/case_006_0000.nii.gz", "imagesTr/case_000_0000.nii.gz"):
