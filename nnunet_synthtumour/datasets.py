@@ -93,8 +93,9 @@ def about_guessed_hosts(dataset_json: dict[str, Any]) -> list[str]:
         ),
         (
             HEAD,
-            "whole head), because they show a skull, and lesions would grow in scalp and bone",
-            "give --host-masks of brains",
+            "all but the background), because they have a bright rim over a dark layer, as of scalp over bone, and lesions "
+            "would grow there too",
+            "give --host-masks of the organ",
         ),
     ):
         cases = sorted(case for case, how in dataset_json[BLOCK]["hosts"].items() if how == guess)

@@ -20,7 +20,7 @@ def find_host(images: list[np.ndarray], mask: np.ndarray | None = None) -> tuple
 
     A mask that is given is the host. An image of an organ alone (skull-stripped) has as host what differs from its constant
     background; any other image has its foreground, which is a guess and is said to be one. So is what differs from the
-    background where it is a head with its skull.
+    background where it has a bright rim over a dark layer, as a head with its skull.
     """
     if mask is not None:
         return mask != 0, MASK
@@ -29,7 +29,7 @@ def find_host(images: list[np.ndarray], mask: np.ndarray | None = None) -> tuple
         pairs = [(image, value) for image, value in zip(images, backgrounds, strict=True) if value is not None]
         host = _one_piece(np.any([image != value for image, value in pairs], axis=0))
         if any(_has_tissue_at_its_rim(image, host, value) for image, value in pairs):
-            return host, HEAD if any(_has_skull(image, host, value) for image, value in pairs) else NONZERO
+            return host, HEAD if any(_has_layers(image, host, value) for image, value in pairs) else NONZERO
     return _one_piece(_foreground(images[0], backgrounds[0])), FOREGROUND
 
 
@@ -61,14 +61,17 @@ def _has_tissue_at_its_rim(image: np.ndarray, host: np.ndarray, background: floa
     return bool(np.median(np.abs(image[rim] - zero)) >= RIM_SHARE * bright)
 
 
-def _has_skull(image: np.ndarray, host: np.ndarray, background: float) -> bool:
-    """Whether a closed dark layer lies beneath a bright rim: bone between scalp and brain.
+def _has_layers(image: np.ndarray, host: np.ndarray, background: float) -> bool:
+    """Whether a closed dark layer lies beneath a bright rim: bone between scalp and brain, or muscle beneath fat.
 
     On rays to the middle it is a dip to less than half of what is before and behind. Sulci are dips too, but most are too
-    narrow to outlast a blur of 0.8 % of the head: stripped brains have them on up to 0.07 of the rays (a slice: 0.17, along
-    the fissure 0.38), heads of 1 to 4 mm on 0.37 to 0.99, and a third of the scalp that was left on 0.28.
+    narrow to outlast a blur of 0.8 % of the head: stripped brains have them on up to 0.07 of the rays, heads of 1 to 4 mm
+    on 0.37 to 0.99, and a third of the scalp that was left on 0.28. A slice does not tell: stripped, along the fissure, it
+    has 0.38.
     """
-    host, image = host.squeeze(), image.squeeze()  # a slice is a 2D image
+    host, image = host.squeeze(), image.squeeze()  # a 2D image may be stored as one slice
+    if host.ndim < 3:
+        return False
     box = ndimage.find_objects(host.astype(np.uint8))[0]
     host, image = host[box], image[box]
     zero = max(min(background, float(np.percentile(image[host], 0.5))), AIR_HU)  # of z-scored images: the darkest

@@ -66,7 +66,9 @@ def test_heads_with_their_skulls_are_told_of(
     write(np.where(radius < 0.74, tissue, 0), tmp_path / "h" / "brain.nii.gz")
     write(head, tmp_path / "h" / "skull.nii.gz")
     assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR") == 0
-    assert "The host of 1 cases (skull) is a guess (whole head)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The host of 1 cases (skull) is a guess (all but the background)" in said
+    assert "a bright rim over a dark layer, as of scalp over bone" in said and "give --host-masks" in said
     assert settings_of(dataset(nnunet_folders)[1]).hosts == {"brain": "nonzero", "skull": "head"}
 
 
