@@ -28,7 +28,7 @@ from nnunet_synthtumour.schema import to_json
 from nnunet_synthtumour.settings import PseudoLabelSettings
 from nnunet_synthtumour.volumes import measure_of
 
-GENERATION = 1
+GENERATION = 2
 """Raised whenever the same image and junior would give another result, so that older results are not taken."""
 
 

@@ -16,6 +16,7 @@ from nnunet_synthtumour.donor_bank import INDEX
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.evaluation import FILE as EVALUATION
 from nnunet_synthtumour.evaluation import MATCHING_IOU
+from nnunet_synthtumour.kept_settings import without_cases
 from nnunet_synthtumour.known_test_cases import known_test_cases
 from nnunet_synthtumour.report_figures import (
     TRUTH_AND_FOUND,
@@ -29,10 +30,9 @@ from nnunet_synthtumour.report_page import Page
 from nnunet_synthtumour.schema import leaves
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, settings_of
 from nnunet_synthtumour.stages import RECORD, option_of
-from nnunet_synthtumour.volumes import Measure, measure_in
+from nnunet_synthtumour.volumes import measure_in
 
 SAMPLES, WORST, SHOWN_PATIENTS = 12, 6, 12
-PER_CASE = ("roles", "hosts", "intensities")
 
 
 class RunReport:
@@ -113,8 +113,7 @@ class RunReport:
             f"Channels: {channels}. Lesions: preset {settings.lesion.preset}. Configuration: "
             f"{self.options['configuration']}, on {self.options['device']}."
         )
-        stated = leaves(self.dataset_json.get(BLOCK) or {})
-        mine = {key: value for key, value in stated.items() if key.split(".")[0] not in PER_CASE}
+        mine = leaves(without_cases(self.dataset_json.get(BLOCK) or {}))
         self.result["settings"] = mine
         if self.trained_on:
             page.paragraph(
@@ -209,17 +208,18 @@ class RunReport:
             return
         page.heading("How good they are")
         main = next(iter(next(iter(evaluations.values()))["summary"]))
-        measure = measure_in(next(iter(evaluations.values()))["summary"][main])
-        shown = measure.shown
-        rows = [
-            [f"{who}, {name}", s["cases"], _spread(s, "dice"), _spread(s, "hd95"), _spread(s, "lesion_f1"),
-             f"{s[f'{measure.name}_difference_{measure.unit}']:.1f}", _limits(s[f"limits_of_agreement_{measure.unit}"])]
-            for who, evaluation in evaluations.items() for name, s in evaluation["summary"].items()
-        ]  # fmt: skip
+        rows = []
+        for who, evaluation in evaluations.items():
+            for name, s in evaluation["summary"].items():
+                m = measure_in(s)  # of an arm: an earlier version measured single slices in ml
+                rows.append(
+                    [f"{who}, {name}", s["cases"], _spread(s, "dice"), _spread(s, "hd95"), _spread(s, "lesion_f1"),
+                     f"{m.name} {s[f'{m.name}_difference_{m.unit}']:.1f} {m.shown}",
+                     _limits(s[f"limits_of_agreement_{m.unit}"])]
+                )  # fmt: skip
         page.table(
-            ["", "cases", "Dice", "HD95 (mm)", "lesion F1", f"{measure.name} difference ({shown})",
-             f"limits of agreement ({shown})"], rows
-        )  # fmt: skip
+            ["", "cases", "Dice", "HD95 (mm)", "lesion F1", "difference in size", "its limits of agreement"], rows
+        )
         page.paragraph(
             "Means and standard deviations over cases. Where truth and prediction are both empty, a case does not enter the "
             "means; where one of them is, its Dice and F1 are 0 and its HD95 is left out. Lesions are connected components; "
@@ -227,27 +227,26 @@ class RunReport:
         )
         arms = {who: [case["structures"][main] for case in e["cases"]] for who, e in evaluations.items()}
         draw_scores(arms, self.figures / "scores.png")
-        page.picture(
-            self.figures / "scores.png", f"Dice of every test case; {measure.name}s with their limits of agreement"
-        )
-        self._cases(page, evaluations, main, measure)
+        page.picture(self.figures / "scores.png", "Dice of every test case; sizes with their limits of agreement")
+        self._cases(page, evaluations, main)
         self.result["summary"] = {who: e["summary"] for who, e in evaluations.items()}
 
-    def _cases(self, page: Page, evaluations: Mapping[str, Any], main: str, measure: Measure) -> None:
+    def _cases(self, page: Page, evaluations: Mapping[str, Any], main: str) -> None:
         """Rows of all test cases and pictures of the worst, as the last of the models has them."""
         last = list(evaluations)[-1]
         order = sorted(evaluations[last]["cases"], key=lambda c: _or(c["structures"][main]["dice"], 2.0))
         by_case = {who: {c["case"]: c for c in e["cases"]} for who, e in evaluations.items()}
+        measures = {who: measure_in(e["summary"][main]) for who, e in evaluations.items()}
         head = ["case, worst first"]
-        head += [f"{who} {what}" for who in evaluations for what in ("Dice", "HD95", "F1", measure.shown)]
-        head.append(f"true {measure.shown}")
+        head += [f"{who} {what}" for who, m in measures.items() for what in ("Dice", "HD95", "F1", m.shown)]
+        head.append(f"true {measures[last].shown}")
         rows = []
         for case in order:
             values: list[Any] = [case["case"]]
             for who in evaluations:
                 s = by_case[who][case["case"]]["structures"][main]
-                values += [s["dice"], s["hd95"], s["lesion_f1"], f"{s[measure.unit]:.1f}"]
-            rows.append([*values, f"{case['structures'][main][f'true_{measure.unit}']:.1f}"])
+                values += [s["dice"], s["hd95"], s["lesion_f1"], f"{s[measures[who].unit]:.1f}"]
+            rows.append([*values, f"{case['structures'][main][f'true_{measures[last].unit}']:.1f}"])
         page.table(head, rows)
         page.heading(f"The worst cases ({TRUTH_AND_FOUND})", 3)
         values_of = evaluations[last]["structures"][main]

@@ -81,11 +81,12 @@ def draw_scores(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> 
     dice.set_xlim(-0.5, len(names) - 0.5)
     dice.set_ylim(0, 1)
     dice.set_ylabel("Dice, each case and the mean")
-    measure = measure_in(arms[names[0]][0])
+    measures = {name: measure_in(arms[name][0]) for name in names}
     for name, colour, mark in zip(names, (BLUE, ORANGE), ("o", "s"), strict=False):
-        pair = np.array([[row[measure.unit], row[f"true_{measure.unit}"]] for row in arms[name]])
+        unit, shown = measures[name].unit, measures[name].shown
+        pair = np.array([[row[unit], row[f"true_{unit}"]] for row in arms[name]])
         difference = pair[:, 0] - pair[:, 1]
-        volumes.plot(pair.mean(1), difference, mark, color=colour, markersize=4, label=name)
+        volumes.plot(pair.mean(1), difference, mark, color=colour, markersize=4, label=f"{name} ({shown})")
         spread = 1.96 * difference.std(ddof=1) if len(difference) > 1 else 0
         for level, style in (
             (difference.mean(), "-"),
@@ -93,8 +94,9 @@ def draw_scores(arms: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> 
             (difference.mean() + spread, ":"),
         ):
             volumes.axhline(level, color=colour, linestyle=style, linewidth=1)
-    volumes.set_xlabel(f"mean of found and true {measure.name} ({measure.shown})")
-    volumes.set_ylabel(f"found - true ({measure.shown})")
+    kinds = " or ".join(dict.fromkeys(measure.name for measure in measures.values()))
+    volumes.set_xlabel(f"mean of found and true {kinds}")
+    volumes.set_ylabel(f"found - true {kinds}")
     volumes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -14,6 +14,7 @@ from nnunet_synthtumour.known_test_cases import known_test_cases
 from nnunet_synthtumour.report import RunReport
 from nnunet_synthtumour.report_figures import draw_case, draw_curves, draw_scores
 from nnunet_synthtumour.report_page import Page, cell_of
+from nnunet_synthtumour.volumes import AREA, VOLUME, Measure
 from tests.toy_dataset import FOLDERS
 
 VOID = {"meta", "img", "br"}
@@ -48,7 +49,7 @@ def test_figures_and_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     draw_curves({"junior": log, "senior": log}, tmp_path / "curves.png")
     rows = [{"dice": 0.5, "ml": 10.0, "true_ml": 12.0}, {"dice": None, "ml": 0.0, "true_ml": 0.0}]
     areas = [{key.replace("ml", "cm2"): value for key, value in row.items()} for row in rows]
-    draw_scores({"junior": areas}, tmp_path / "areas.png")
+    draw_scores({"junior": areas, "senior": rows}, tmp_path / "areas.png")
     draw_scores({"junior": rows, "senior": rows}, tmp_path / "scores.png")
     truth = np.zeros((6, 8, 8), bool)
     truth[2:4, 2:6, 2:6] = True
@@ -161,6 +162,30 @@ def test_a_senior_of_older_pseudo_labels_is_named(tmp_path: Path, keep_folders: 
     report._pseudo_labels(page)
     assert "Trained on older pseudo-labels than these: senior, fold 0." in page.text()
     assert report.result["trained_on_older_pseudo_labels"] == ["senior, fold 0"]
+
+
+def test_arms_that_were_measured_in_other_units_stand_side_by_side(
+    tmp_path: Path, keep_folders: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluation(measure: Measure, size: float) -> dict[str, Any]:
+        case = {"dice": 0.5, "hd95": 1.0, "lesion_f1": 1.0, **dict.fromkeys((measure.unit, f"false_positive_{measure.unit}",
+                f"true_{measure.unit}", f"false_negative_{measure.unit}"), size)}  # fmt: skip
+        cases = [{"case": "a", "prediction": "", "reference": "", "structures": {"tumour": case}}]
+        summary = {"cases": 1, f"{measure.name}_difference_{measure.unit}": size}
+        summary |= {f"limits_of_agreement_{measure.unit}": [size, size]}
+        summary |= {f"{key}{end}": 0.5 for key in ("dice", "hd95", "lesion_f1") for end in ("", "_std")}
+        return {"structures": {"tumour": [1]}, "summary": {"tumour": summary}, "cases": cases}
+
+    (_begun(tmp_path, {}) / "dataset.json").write_text(json.dumps(DATASET), encoding="utf-8")
+    monkeypatch.setattr(
+        RunReport, "_draw_case", lambda *_: draw_scores({"a": [{"dice": 1, "ml": 1, "true_ml": 1}]}, _[-1])
+    )
+    page, report = Page("", ""), RunReport(tmp_path)
+    report.figures.mkdir(parents=True)
+    report._scores(page, {"junior": evaluation(VOLUME, 7), "senior": evaluation(AREA, 3)})
+    text = page.text()
+    for said in ("volume 7.0 ml", "area 3.0 cm²", "junior ml", "senior cm²", "true cm²"):
+        assert said in text
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
