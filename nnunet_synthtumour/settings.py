@@ -71,7 +71,8 @@ class TrainingSettings:
         None,
         low=1,
         doc="how often a patch with a lesion is used, each time augmented anew; null: 3 times where patches are small, so "
-        "that growing would cost as much as augmenting, else twice, or once where kept patches would take 400 MB",
+        "that growing would cost as much as augmenting, else twice; once where kept patches would take 400 MB, and in "
+        f"trainings of up to {SHORT} iterations",
     )
     averaging: int | None = setting(
         None,

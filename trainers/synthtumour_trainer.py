@@ -186,7 +186,9 @@ class SynthTumourTrainer(AveragingTrainer):
             transforms=tr_transforms, probabilistic_oversampling=self.probabilistic_oversampling,
             grow=self.growth_for_training(patch_size), host_centred=training.host_centred,
             outside_counts=any(self.configuration_manager.use_mask_for_norm),
-            reuse=PatchReuse.of_patches(initial_patch_size, len(self.lesions.channels), training.reuse), **for_both,
+            reuse=PatchReuse.of_patches(
+                initial_patch_size, len(self.lesions.channels), training.reuse or (1 if self.is_short() else None)),
+            **for_both,
         )  # fmt: skip
         workers = get_allowed_n_proc_DA()
         val_workers = max(1, workers // 2) if workers else 0

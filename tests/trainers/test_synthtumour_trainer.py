@@ -107,6 +107,13 @@ def test_outside_of_the_image_is_background_unless_a_transform_asks_for_it(toy: 
         assert min(int(p.min()) for p in patches) == least
 
 
+def test_patches_are_used_again_in_long_trainings_or_where_the_setting_says(toy: Path) -> None:
+    long, short = make_trainer(toy, SynthTumourTrainer), _short(make_trainer(toy, SynthTumourTrainer))
+    long.num_epochs, long.num_iterations_per_epoch = 250, 250
+    told = _short(make_trainer(toy, SynthTumourTrainer, training={"reuse": 2}))
+    assert [_loaders(trainer)[0].data_loader.reuse.times for trainer in (long, short, told)] == [3, 1, 2]
+
+
 def test_labelled_cases_are_drawn_as_often_as_the_settings_say(toy: Path) -> None:
     """Of five cases one is labelled, so 0.2 of patches that are drawn anyhow."""
     trainer = make_trainer(toy, SynthTumourTrainer, training={"labelled_share": 0.7})
