@@ -303,9 +303,7 @@ def _conclude(
     write_json(report, work / REPORT)
 
 
-def _block(
-    block: dict[str, Any], own: dict[str, Any] | None, records: Sequence[dict[str, Any]]
-) -> dict[str, Any]:  # fmt: skip
+def _block(block: dict[str, Any], own: dict[str, Any] | None, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The source's settings, or the `own` ones of a data set that is aligned again; with the roles of what was aligned, and
     the intensities of the resampled images where there were any."""
     from nnunet_synthtumour.intensities import uses_mask
