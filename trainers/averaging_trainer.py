@@ -22,8 +22,11 @@ from nnunet_synthtumour.settings import SHORT, Settings, settings_of
 from nnunet_synthtumour.short_training import EPOCHS, ITERATIONS, number_in
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
+from nnunet_synthtumour.trainers.earlier_checkpoints import make_way
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
 from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
+
+SAVES = 20  # a kill costs no more than a twentieth of a training
 
 
 class AveragingTrainer(nnUNetTrainer):
@@ -37,6 +40,7 @@ class AveragingTrainer(nnUNetTrainer):
     num_iterations_per_epoch: int
     initial_lr: float
     weight_decay: float
+    save_every: int
     preprocessed_dataset_folder_base: str
 
     def __init__(
@@ -64,6 +68,12 @@ class AveragingTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         initialized = self.was_initialized
+        if len(self.configuration_manager.pool_op_kernel_sizes) < 2:
+            raise Refusal(
+                f"The images of {self.plans_manager.dataset_name} are too small for a network of more than one resolution "
+                f"(patches of {' x '.join(map(str, self.configuration_manager.patch_size))} voxels); use larger images or a "
+                "finer spacing, nnUNetv2_plan_experiment -overwrite_target_spacing."
+            )
         super().initialize()
         if initialized:
             return
@@ -207,6 +217,11 @@ class AveragingTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        self.save_every = min(self.save_every, max(1, self.num_epochs // SAVES))
+        if self.local_rank == 0 and not self.disable_checkpointing and self.current_epoch < self.num_epochs:
+            line = make_way(Path(self.output_folder), goes_on=self.current_epoch > 0)
+            if line:
+                self.print_to_log_file(line)
         if self.device.type == "cpu" and not self.is_short():
             self.print_to_log_file(
                 f"WARNING: {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations are many for a CPU; "

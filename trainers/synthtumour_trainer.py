@@ -105,19 +105,27 @@ class SynthTumourTrainer(AveragingTrainer):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        for line in self.lesions.describe(self.hosts_ml() if self.local_rank == 0 else ()):
+        hosts = self.hosts_ml() if self.local_rank == 0 else {}
+        empty = [case for case, volume in hosts.items() if not volume]
+        if empty:
+            raise Refusal(
+                f"No voxel of {', '.join(empty)} is a host, so no lesion could grow there; give such cases a host mask "
+                f"(synthtumour prepare --host-masks) or leave them out (synthtumour settings -d "
+                f"{self.plans_manager.dataset_name} --set roles.{empty[0]}=unlabelled)."
+            )
+        for line in self.lesions.describe(list(hosts.values())):
             self.print_to_log_file(line)
 
-    def hosts_ml(self) -> list[float]:
+    def hosts_ml(self) -> dict[str, float]:
         """Volumes of a few hosts, evenly spread over the healthy cases of the fold."""
         cases = sorted(self.healthy & {case for part in self.do_split() for case in part})
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         dataset = dataset_class(self.preprocessed_dataset_folder, cases)
-        found = []
+        found = {}
         for case in cases[:: len(cases) // LOOKED_AT + 1]:
             _, seg, _, properties = dataset.load_case(case)
             voxels = int(np.count_nonzero(seg[:] == self.lesions.ignore_label))
-            found.append(millilitres(voxels, seg.shape[1:], self._spacing_of(properties)))
+            found[case] = millilitres(voxels, seg.shape[1:], self._spacing_of(properties))
         return found
 
     # ------------------------------------------------------------------------------------------------ data
@@ -144,7 +152,8 @@ class SynthTumourTrainer(AveragingTrainer):
                     raise Refusal(
                         f"Fold {self.fold} has no healthy case to {part} with; mend {splits_file} or use fold all."
                     )
-            if self.settings.training.healthy_patches == 1 and self.healthy.issuperset(self._split["train"]):
+            labelled = self.labelled_share() and not self.healthy.issuperset(self._split["train"])
+            if self.settings.training.healthy_patches == 1 and not labelled:
                 raise Refusal(
                     f"training.healthy_patches is 1 and fold {self.fold} trains on no labelled case, so no lesion would "
                     "ever be seen; lower it."
@@ -245,10 +254,20 @@ class SynthTumourTrainer(AveragingTrainer):
             torch.manual_seed(seeds[0])
             return SingleThreadedAugmenter(dl_tr, None), SingleThreadedAugmenter(dl_val, None)
         pin_memory = self.device.type == "cuda"
-        train = NonDetMultiThreadedAugmenter(
-            dl_tr, None, workers, num_cached=max(6, workers // 2), seeds=seeds, pin_memory=pin_memory, wait_time=0.002
-        )
-        # Ordered, unlike nnU-Net's: which patches make up an epoch must not depend on which worker is faster.
+        # Ordered, unlike nnU-Net's, is what must not depend on which worker is faster: the patches of a validation, and with
+        # a seed those of a training.
+        if self.settings.training.seed is None:
+            train: Any = NonDetMultiThreadedAugmenter(
+                dl_tr,
+                None,
+                workers,
+                num_cached=max(6, workers // 2),
+                seeds=seeds,
+                pin_memory=pin_memory,
+                wait_time=0.002,
+            )
+        else:
+            train = MultiThreadedAugmenter(dl_tr, None, workers, seeds=seeds, pin_memory=pin_memory, wait_time=0.002)
         val = MultiThreadedAugmenter(dl_val, None, val_workers, num_cached_per_queue=2, pin_memory=pin_memory)
         # As in nnU-Net: workers start now, before training has threads that a fork would lose. The batch that is taken
         # from the fixed set comes round again: an epoch then runs from the second batch to the first.

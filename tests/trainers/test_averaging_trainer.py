@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.errors import Refusal
@@ -161,3 +163,72 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(toy: Path, mo
         trainer.save_checkpoint(str(file))
     assert file.read_bytes() == good
     assert [f.name for f in file.parent.iterdir() if "checkpoint" in f.name] == [file.name]
+
+
+class _Killed(Exception):
+    pass
+
+
+def _trained(toy: Path, epochs: int, killed_in: int | None = None, **training: Any) -> SynthTumourTrainer:
+    """Trained with `nnUNetv2_train` (`--c` where there is a checkpoint and no seed is given), killed in an epoch."""
+    training = {**SHORT, "iterations": 1, "epochs": epochs, **training}
+    resume = training["seed"] == SHORT["seed"]
+    trainer: Any = make_trainer(toy, SynthTumourTrainer, training=training, validation={"patches": 4}, resume=resume)
+    maybe_load_checkpoint(trainer, resume, False)
+    train_step = trainer.train_step
+
+    def step(batch: dict[str, Any]) -> dict[str, Any]:
+        if trainer.current_epoch == killed_in:
+            raise _Killed
+        return train_step(batch)
+
+    trainer.train_step = step
+    with nullcontext() if killed_in is None else pytest.raises(_Killed):
+        trainer.run_training()
+    return trainer
+
+
+def test_a_finished_training_that_goes_on_and_is_killed_goes_on_from_there(toy: Path) -> None:
+    folder = Path(_trained(toy, epochs=2).output_folder)
+    assert (folder / "checkpoint_final.pth").is_file()
+    assert _trained(toy, epochs=6, killed_in=4).current_epoch == 4
+    assert torch.load(folder / "checkpoint_latest.pth", weights_only=False)["current_epoch"] == 4
+    assert not (folder / "checkpoint_final.pth").exists()
+    resumed = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": 6}, resume=True)
+    maybe_load_checkpoint(resumed, True, False)
+    assert resumed.current_epoch == 4
+    _trained(toy, epochs=6)
+    assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 6
+
+
+def test_another_training_in_the_same_folder_is_not_mistaken_for_the_first(toy: Path) -> None:
+    first = _trained(toy, epochs=2)
+    folder = Path(first.output_folder)
+    final = (folder / "checkpoint_final.pth").read_bytes()
+    _trained(toy, epochs=6, seed=2, killed_in=0)
+    resumed = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": 6}, resume=True)
+    maybe_load_checkpoint(resumed, True, False)
+    assert resumed.current_epoch == 0
+    assert (folder / "previous_checkpoint_final.pth").read_bytes() == final
+    assert any("previous_checkpoint_best" in file.read_text(encoding="utf-8") for file in folder.glob("training_log*"))
+
+
+def test_a_finished_training_that_is_only_validated_again_keeps_its_checkpoint(toy: Path) -> None:
+    folder = Path(_trained(toy, epochs=2).output_folder)
+    _trained(toy, epochs=2)  # --c
+    assert sorted(file.name for file in folder.glob("*.pth")) == ["checkpoint_best.pth", "checkpoint_final.pth"]
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (20, 1), (250, 12), (1000, 50)])
+def test_a_kill_costs_no_more_than_a_twentieth(toy: Path, epochs: int, every: int) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": epochs})
+    trainer.disable_checkpointing = True
+    trainer.on_train_start()
+    assert trainer.save_every == every
+
+
+def test_a_network_of_one_resolution_is_refused(toy: Path) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer)
+    trainer.configuration_manager.configuration["architecture"]["arch_kwargs"]["strides"] = [[1, 1, 1]]
+    with pytest.raises(Refusal, match="too small for a network of more than one resolution"):
+        trainer.initialize()

@@ -115,8 +115,17 @@ def test_hosts_that_are_too_small_for_the_preset_are_said_once(toy: Path) -> Non
     override = json.loads(warning.split("lesion.overrides=")[1].split("'")[0])
     assert small_hosts_in_words([3.1], load_model("glioma", override)) is None
     trainer = make_trainer(toy, SynthTumourTrainer)
-    assert trainer.hosts_ml() == pytest.approx([4 / 3 * np.pi * 0.035 * 0.039 * 0.031 * 1e6] * 6, rel=0.15)
-    assert len(trainer.lesions.describe(trainer.hosts_ml())) == 1
+    hosts = trainer.hosts_ml()
+    assert list(hosts.values()) == pytest.approx([4 / 3 * np.pi * 0.035 * 0.039 * 0.031 * 1e6] * 6, rel=0.15)
+    assert len(trainer.lesions.describe(list(hosts.values()))) == 1
     assert len(trainer.lesions.describe([3.0])) == 2
     slices = make_trainer(toy, SynthTumourTrainer, "2d")
-    assert slices.hosts_ml() == pytest.approx(trainer.hosts_ml(), rel=0.05)
+    assert slices.hosts_ml() == pytest.approx(hosts, rel=0.05)
+
+
+def test_healthy_cases_without_a_host_are_refused_before_training(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(toy, SynthTumourTrainer)
+    hosts = {**trainer.hosts_ml(), "case_002": 0.0}
+    monkeypatch.setattr(trainer, "hosts_ml", lambda: hosts)
+    with pytest.raises(Refusal, match=r"No voxel of case_002 is a host.*--host-masks"):
+        trainer.run_training()

@@ -170,7 +170,7 @@ def test_patience_ends_training_cleanly_and_resumably(toy: Path, monkeypatch: py
     assert again.current_epoch == 2 and file.read_bytes() == written
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 1, 3])
 def test_the_same_seed_gives_the_same_curve(workers: int, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
     curves = []
@@ -302,6 +302,8 @@ def test_a_training_that_never_sees_a_lesion_is_refused(toy: Path) -> None:
     assert make_trainer(toy, SynthTumourTrainer, training=training).do_split()
     with pytest.raises(Refusal, match=r"training\.healthy_patches is 1"):
         make_trainer(toy, SynthTumourTrainer, training=training, roles=roles).do_split()
+    with pytest.raises(Refusal, match=r"training\.healthy_patches is 1"):
+        make_trainer(toy, SynthTumourTrainer, training={**training, "labelled_share": 0.0}).do_split()
 
 
 def test_the_split_is_kept_for_other_trainers(toy: Path) -> None:
