@@ -147,16 +147,18 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for row in rows:
         for label, values in row["labels"].items():
             of_label.setdefault(label, []).append(values)
-    means["hd95"] = _mean([v["hd95"] for values in of_label.values() for v in values if np.isfinite(v["hd95"])])
+    means |= _distances([v for values in of_label.values() for v in values])
     means["labels"] = {
-        label: {
-            "pairs": len(values),
-            "dice": _mean([v["dice"] for v in values]),
-            "hd95": _mean([v["hd95"] for v in values if np.isfinite(v["hd95"])]),
-        }
+        label: {"pairs": len(values), "dice": _mean([v["dice"] for v in values]), **_distances(values)}
         for label, values in sorted(of_label.items(), key=lambda item: int(item[0]))
     }
     return means
+
+
+def _distances(structures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean HD95 of what is still there after registration, and how many structures it lost: their distance is infinite."""
+    found = [v["hd95"] for v in structures if np.isfinite(v["hd95"])]
+    return {"hd95": _mean(found), "lost": len(structures) - len(found)}
 
 
 def _rank(row: dict[str, Any]) -> float:

@@ -80,6 +80,25 @@ def test_a_structure_that_one_image_lacks_says_nothing(tmp_path: Path) -> None:
     assert {row["fixed"]: sorted(row["labels"]) for row in found["per_pair"]}["c"] == ["1"]
 
 
+class _Away(_Still):
+    """A registration network that moves everything out of the image along the first axis."""
+
+    def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        u = torch.zeros(1, 3, *SHAPE)
+        u[:, 0] = 2.0 * SHAPE[0]
+        return u, -u
+
+
+def test_structures_that_registration_lost_are_counted(tmp_path: Path) -> None:
+    cases = {name: _whole({1: slice(1, 4), 2: slice(5, 8)}) for name in "ab"}
+    validation = PairValidation(cases, validation_pairs(["a", "b"], ["a", "b"], []), ["a", "b"], IGNORE)
+    for learner, lost in ((_Still(), 0), (_Away(), 2)):
+        validation.write(learner, torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+        means = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["mean"]
+        assert means["lost"] == 2 * lost and means["labels"]["1"]["lost"] == lost
+        assert means["hd95"] == (None if lost else 0)
+
+
 def test_without_two_labelled_images_the_images_are_compared(tmp_path: Path) -> None:
     cases = {name: _whole({1: slice(1, 4)}) for name in "abc"}
     validation = PairValidation(cases, validation_pairs(["a"], ["a"], ["b", "c"]), ["a"], IGNORE)
