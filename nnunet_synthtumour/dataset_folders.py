@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def dataset_jsons(id_name_or_file: str | int | Path) -> dict[Path, dict[str, Any
     if not found:
         raise UserError(f"There is no dataset.json at {candidates[0]}; is this the folder of a raw nnU-Net data set?")
     return found
+
+
+def channels_of(dataset_json: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a data set's channels, in their order; nnU-Net's first version called them modality."""
+    names = dataset_json.get("channel_names") or dataset_json.get("modality") or {}
+    return tuple(names[key] for key in sorted(names, key=int))
 
 
 def raw_files(folder: Path, dataset_json: dict[str, Any], case: str) -> tuple[tuple[Path, ...], Path]:

@@ -22,7 +22,7 @@ from nnunet_synthtumour.image_checks import check_case, check_together, check_tr
 from nnunet_synthtumour.image_files import size_on_disk
 from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
 from nnunet_synthtumour.intensities import uses_mask
-from nnunet_synthtumour.lesion_model import load_model
+from nnunet_synthtumour.lesion_model import model_of
 from nnunet_synthtumour.schema import parse
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED, Settings
 
@@ -55,7 +55,7 @@ def prepare(options: PrepareOptions) -> Path:
     raw = nnunet_folder(RAW)
     target = _target(raw, options)
     check_named(options.label_names)
-    _check_settings(options.settings)
+    model_of(parse(Settings, options.settings, BLOCK), options.channels)  # complains about what does not exist or fit
     cases = [*_collect(options), *_collect_test(options)]
     known = frozenset(options.label_names.values()) if options.label_names else None
     with CasePool(options.processes) as pool:
@@ -123,12 +123,6 @@ def _target(raw: Path, options: PrepareOptions) -> Path:
     if target.exists():
         _check_may_be_replaced(target, options.overwrite)
     return target
-
-
-def _check_settings(given: Mapping[str, Any]) -> None:
-    """Complain about settings that do not exist, and about a preset that does not."""
-    lesion = parse(Settings, given, BLOCK).lesion
-    load_model(lesion.preset, lesion.overrides)
 
 
 def _check_id_is_free(target: Path, options: PrepareOptions) -> None:

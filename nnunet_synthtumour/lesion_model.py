@@ -6,12 +6,13 @@ A preset is a JSON file. It may extend another (`"extends": "glioma"`), in which
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_synthtumour.schema import CountRange, Range, SettingsError, merge, parse, setting
+from nnunet_synthtumour.settings import Settings
 
 FOLDER = Path(__file__).parent / "presets"
 DISTRACTOR_KINDS = ("rim", "leftover", "cap", "spot", "shading")
@@ -167,10 +168,58 @@ def available_presets() -> dict[str, str]:
     }
 
 
-def load_model(preset: str, overrides: Mapping[str, Any] | None = None) -> LesionModel:
-    """The model of a preset (a name, or a JSON file of the user's), with `overrides` in their places."""
+def load_model(preset: str, overrides: Mapping[str, Any] | None = None, channels: Sequence[str] = ()) -> LesionModel:
+    """The model of a preset (a name, or a JSON file of the user's), with `overrides` in their places; `channels` are those
+    that lesions will be grown in, where they are known: a preset for another modality is refused."""
     block = merge(_read(preset, ()), overrides or {})
-    return parse(LesionModel, {**block, "name": Path(preset).stem}, f"lesion preset {Path(preset).stem}")
+    model = parse(LesionModel, {**block, "name": Path(preset).stem}, f"lesion preset {Path(preset).stem}")
+    for channel in channels:
+        _refuse_another_modality(model, channel)
+    return model
+
+
+def model_of(settings: Settings, channels: Sequence[str]) -> LesionModel:
+    """The model that a data set trains with. The other preset of its validation is looked at as well, used or not."""
+    if settings.validation.preset is not None:
+        load_model(settings.validation.preset, channels=channels)
+    return load_model(settings.lesion.preset, settings.lesion.overrides, channels)
+
+
+def is_ct(channel: str) -> bool:
+    """Whether a channel is CT, by the name by which nnU-Net knows it."""
+    return channel.casefold() == "ct"
+
+
+def _refuse_another_modality(model: LesionModel, channel: str) -> None:
+    """A preset's `*` is whatever modality its author had in mind. HU added to raw MR are anything from invisible to
+    blinding, and a factor about 0 HU changes fluid hardly and fat the wrong way. What is stated for a channel is meant."""
+    key, by_factor_only = channel_key(channel), model.appearance.law == "paper"
+    in_hu = {part: model.contrast_of(part, channel).hu is not None for part in model.drawn_parts()}
+    general = [
+        part for part in in_hu if key not in model.contrast.get(part, {}) and "*" in model.contrast.get(part, {})
+    ]
+    wrong = [part for part in general if in_hu[part] != is_ct(channel)]
+    if by_factor_only and any(in_hu.values()):
+        raise SettingsError(
+            f"The contrast of the preset '{model.name}' in channel {channel} is in HU, but the law 'paper' knows factors "
+            "only: choose another preset or appearance.law."
+        )
+    if wrong and is_ct(channel):
+        in_words = "" if by_factor_only else f", or state {_contrasts(wrong, key, 'hu')}"
+        raise SettingsError(
+            f"Lesions of the preset '{model.name}' multiply intensities, which says nothing about Hounsfield units (channel "
+            f"{channel}): choose another preset{in_words}."
+        )
+    if wrong:
+        raise SettingsError(
+            f"Lesions of the preset '{model.name}' add Hounsfield units, but channel {channel} is not CT: choose another "
+            f"preset, name the channel CT if it is one, or state {_contrasts(wrong, key, 'factor')}."
+        )
+
+
+def _contrasts(parts: Sequence[str], key: str, unit: str) -> str:
+    """The fields of a preset in which these parts' contrasts in a channel are stated."""
+    return " and ".join(f"contrast.{part}.{key}.{unit}" for part in parts) + " (in lesion.overrides or in the preset)"
 
 
 def preset_files(preset: str) -> list[Path]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from nnunet_synthtumour.contact_sheet import Panel, middle_slice, save_page, save_sheet
-from nnunet_synthtumour.dataset_folders import PREPROCESSED, dataset_name, nnunet_folder
+from nnunet_synthtumour.dataset_folders import PREPROCESSED, channels_of, dataset_name, nnunet_folder
 from nnunet_synthtumour.drawing import LesionParameters
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.intensities import normalisation
@@ -75,6 +75,9 @@ def scene_of_dataset(
     of_configuration = manager.get_configuration(configuration)
     settings = settings_of(dataset_json)
     cases = folder / of_configuration.data_identifier
+    channels = channels_of(dataset_json)
+    own = {} if preset else settings.lesion.overrides
+    model = load_model(preset or settings.lesion.preset, {**own, **overrides}, channels)
     healthy = [c for c in settings.cases(HEALTHY) if cases.is_dir() and list(cases.glob(f"{c}.*"))]
     if not healthy:
         raise UserError(
@@ -85,9 +88,6 @@ def scene_of_dataset(
     for name in healthy[:24]:
         image, seg, *_ = data.load_case(name)
         sources.append(Source(name, image[:], seg[:], normalisation(settings, plans, configuration, name)))
-    model = load_model(preset or settings.lesion.preset, {**({} if preset else settings.lesion.overrides), **overrides})
-    names = dataset_json["channel_names"]
-    channels = tuple(names[key] for key in sorted(names, key=int))
     ignore = manager.get_label_manager(dataset_json).ignore_label
     spacing = tuple(float(s) for s in of_configuration.spacing)
     patch = tuple(int(n) for n in of_configuration.patch_size)
@@ -107,6 +107,7 @@ def scene_of_images(
     files: Sequence[Path], channels: Sequence[str], host: Path | None, preset: str, overrides: Mapping[str, Any]
 ) -> Scene:
     """From one image (its channels), without any data set: normalised as nnU-Net would, patch = the whole image."""
+    model: LesionModel = load_model(preset, overrides, channels)
     check_images([(files, host)])
     images, inside, (mean, std), arbitrary = load_raw(files, channels, host)
     import SimpleITK as sitk
@@ -119,7 +120,6 @@ def scene_of_images(
     x = np.where((raw != 0).any(0), x, 0)[(slice(None), *box)]
     seg = np.where(inside, IGNORE, 0)[box].astype(np.int16)[None]
     spacing = tuple(images[0].GetSpacing()[::-1])
-    model: LesionModel = load_model(preset, overrides)
     grow = GrowLesion(model, {"whole": 1, "core": 2, "necrosis": 3}, spacing, IGNORE, channels, 1.0)
     source = Source(files[0].name, x.astype(np.float32), seg, (np.where(arbitrary, np.nan, mean), std))
     return Scene((source,), grow, tuple(seg.shape[1:]), tuple(channels), spacing, (True,) * len(channels))

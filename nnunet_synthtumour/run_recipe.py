@@ -11,7 +11,7 @@ from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.junior_model import usual_checkpoint
-from nnunet_synthtumour.lesion_model import preset_files
+from nnunet_synthtumour.lesion_model import is_ct, preset_files
 from nnunet_synthtumour.schema import parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
 from nnunet_synthtumour.settings import settings_of
@@ -57,7 +57,7 @@ class RunOptions:
 
     def planner_name(self) -> str:
         """nnU-Net's own planner, or without a GPU the small one; for CT one that knows which cases are unlabelled."""
-        own = "SynthTumourPlanner" if "ct" in map(str.casefold, self.channels) else "ExperimentPlanner"
+        own = "SynthTumourPlanner" if any(map(is_ct, self.channels)) else "ExperimentPlanner"
         return self.planner or ("SmallPlanner" if self.device == "cpu" else own)
 
     def plans_name(self) -> str:

@@ -46,6 +46,53 @@ def test_any_field_can_be_overridden_and_mistakes_are_named() -> None:
         load_model("gliom")
 
 
+CT_FACTOR = {"contrast": {part: {"CT": {"factor": [1.1, 1.2]}} for part in ("whole", "core")}}
+MR_FACTOR = {"contrast": {part: {"T1CE": {"factor": [1.1, 1.2]}} for part in ("whole", "core", "necrosis")}}
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "channel", "sentence"),
+    [
+        (
+            "liver-ct",
+            {},
+            "T1",
+            r"add Hounsfield units, but channel T1 is not CT.*contrast\.whole\.T1\.factor and contrast\.core",
+        ),
+        ("liver-ct", {}, "CT portal", r"name the channel CT if it is one"),
+        (
+            "liver-ct",
+            {"contrast": {"whole": MR_FACTOR["contrast"]["whole"]}},
+            "T1Gd",
+            r"state contrast\.core\.T1CE\.factor",
+        ),
+        ("ms", {}, "ct", r"multiply intensities.*channel ct.*choose another preset, or state contrast\.whole\.CT\.hu "),
+        ("paper", {}, "CT", r"multiply intensities.*channel CT\): choose another preset\.$"),
+        ("liver-ct", {"appearance": {"law": "paper"}}, "CT", r"is in HU, but the law 'paper' knows factors only"),
+    ],
+)
+def test_a_preset_for_another_modality_is_refused(preset: str, overrides: dict, channel: str, sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        load_model(preset, overrides, ["FLAIR"] * (preset != "liver-ct") + [channel])
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "channels"),
+    [
+        ("glioma", {}, ["CT", "T1", "anything"]),
+        ("stroke", {}, ["ct"]),
+        ("metastases", {}, ["CT"]),
+        ("liver-ct", {}, ["CT"]),
+        ("liver-ct", MR_FACTOR, ["CT", "T1-CE"]),
+        ("ms", CT_FACTOR, ["CT", "FLAIR"]),
+        ("paper", CT_FACTOR, ["CT"]),
+        ("liver-ct", {"parts": {"core": {"probability": 0}}, "contrast": {"whole": {"PET": {"hu": [1, 2]}}}}, ["PET"]),
+    ],
+)
+def test_what_is_stated_for_a_channel_is_meant(preset: str, overrides: dict, channels: list[str]) -> None:
+    assert load_model(preset, overrides, channels) == load_model(preset, overrides)
+
+
 def test_a_users_own_preset_is_a_file_that_may_extend_another(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(

@@ -108,6 +108,9 @@ def test_command_changes_both_copies_or_neither(
     for wrong, sentence in (
         ("training.epoch=9", "did you mean 'epochs'"),
         ("lesion.preset=gliom", "no lesion preset"),
+        ("validation.preset=foo", "no lesion preset 'foo'"),
+        ("lesion.preset=liver-ct", "channel FLAIR is not CT"),
+        ("validation.preset=liver-ct", "channel FLAIR is not CT"),
         ("roles={}", "change single cases"),
     ):
         assert main(["settings", "-d", "7", "--set", wrong]) == 2

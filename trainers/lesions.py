@@ -10,6 +10,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_synthtumour.dataset_folders import channels_of
 from nnunet_synthtumour.drawing import uniform
 from nnunet_synthtumour.intensities import normalisation
 from nnunet_synthtumour.lesion_labels import lesion_labels
@@ -44,14 +45,13 @@ class Lesions:
         self.dataset_labels = dataset_json["labels"]
         self.labels = lesion_labels(self.dataset_labels, settings.lesion.parts)
         self.ignore_label = plans.get_label_manager(dataset_json).ignore_label
-        names = dataset_json.get("channel_names") or dataset_json["modality"]
-        self.channels = [names[key] for key in sorted(names, key=int)]
+        self.channels = channels_of(dataset_json)
         self.spacing = tuple(plans.get_configuration(configuration_name).spacing)
         self.renormaliser = Renormaliser.of(plans.get_configuration(configuration_name))
-        self.own = load_model(settings.lesion.preset, settings.lesion.overrides)
+        self.own = load_model(settings.lesion.preset, settings.lesion.overrides, self.channels)
         # As in the paper, the shift is one of appearance: shapes and contrasts stay those that are trained on.
         other = other_preset(settings)
-        self.other = load_model(other) if other else self.own
+        self.other = load_model(other, channels=self.channels) if other else self.own
         refuse_unwritten(self.dataset_labels, self.labels, settings, self.own, self.other)
         self._of_case = {
             case: normalisation(settings, plans.plans, configuration_name, case) for case in settings.roles

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_synthtumour.datasets import PrepareOptions, about_guessed_hosts, prepare
     from nnunet_synthtumour.intensities import about_arbitrary_zeros
+    from nnunet_synthtumour.lesion_model import is_ct
     from nnunet_synthtumour.orientations import about_orientations
     from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.settings import HEALTHY, UNLABELLED, settings_of
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     if about_axes:
         print(about_axes)
     planner = ""
-    if "ct" in map(str.casefold, args.channel) and counts.get(UNLABELLED) and len(counts) > 1:
+    if any(map(is_ct, args.channel)) and counts.get(UNLABELLED) and len(counts) > 1:
         name = "SynthTumour" if counts.get(HEALTHY) else "DeepAtlas"
         planner = f" -pl {name}Planner"
         print("nnU-Net's own planner would let unlabelled CT blur the statistics that CT is normalised by; "

@@ -23,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from nnunet_synthtumour.dataset_folders import read_dataset_json
-    from nnunet_synthtumour.lesion_model import load_model
+    from nnunet_synthtumour.dataset_folders import channels_of, read_dataset_json
+    from nnunet_synthtumour.lesion_model import model_of
     from nnunet_synthtumour.schema import leaves, to_json
     from nnunet_synthtumour.settings import Settings, chosen_by_user, describe, settings_of
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         _change(args.d, args.set)
     dataset_json, file = read_dataset_json(args.d)
     settings = settings_of(dataset_json)
-    model = load_model(settings.lesion.preset, settings.lesion.overrides)  # complains about a wrong preset or field
+    model = model_of(settings, channels_of(dataset_json))  # complains about a wrong preset or field
     mine = chosen_by_user(dataset_json)
     if args.json:
         print(json.dumps({"file": str(file), "settings": to_json(settings), "lesion_model": to_json(model),
@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> None:
 def _change(dataset: str, assignments: list[str]) -> None:
     """Every copy of dataset.json is checked before the first is written."""
     from nnunet_synthtumour.atomic_files import complete
-    from nnunet_synthtumour.dataset_folders import dataset_jsons
+    from nnunet_synthtumour.dataset_folders import channels_of, dataset_jsons
     from nnunet_synthtumour.errors import UserError
-    from nnunet_synthtumour.lesion_model import load_model
+    from nnunet_synthtumour.lesion_model import model_of
     from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.settings import settings_of, with_settings
 
@@ -71,8 +71,7 @@ def _change(dataset: str, assignments: list[str]) -> None:
     changed = {}
     for file, dataset_json in dataset_jsons(dataset).items():
         changed[file] = with_settings(dataset_json, changes)
-        lesion = settings_of(changed[file]).lesion
-        load_model(lesion.preset, lesion.overrides)
+        model_of(settings_of(changed[file]), channels_of(dataset_json))
     for file, dataset_json in changed.items():
         with complete(file) as scratch:
             scratch.write_text(json.dumps(dataset_json, indent=4) + "\n", encoding="utf-8")

@@ -110,6 +110,8 @@ def test_mistakes_are_one_sentence(healthy: list[Path], tmp_path: Path, capsys: 
         return capsys.readouterr().err
 
     out = tmp_path / "out"
+    assert "channel FLAIR is not CT" in said(healthy[0], "-o", out, "-np", 1, "--preset", "liver-ct")
+    assert not out.exists()
     assert "There is no file" in said(tmp_path / "none.nii.gz", "-o", out, "-np", 1)
     assert "There is no lesion preset 'gliom'" in said(healthy[0], "-o", out, "--preset", "gliom")
     assert "did you mean 'volume_ml'" in said(healthy[0], "-o", out, "--set", "shape.volume=[1,2]")

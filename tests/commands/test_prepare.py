@@ -274,6 +274,8 @@ def test_test_images_are_kept_apart_and_a_preset_is_written(nnunet_folders: dict
     options = ("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test", tmp_path / "t")
     assert prepare(*options, "--preset", "no-such-preset") == 2
     assert "no-such-preset" in capsys.readouterr().err
+    assert prepare(*options, "--preset", "liver-ct") == 2
+    assert "channel FLAIR is not CT" in capsys.readouterr().err
     assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test-labels", tmp_path / "tl") == 2
     assert prepare(*options, "--test-labels", tmp_path / "tl", "--preset", "stroke") == 0
     target, dataset_json = dataset(nnunet_folders)

@@ -65,6 +65,8 @@ def test_mistakes_are_one_sentence(toy: Path, tmp_path: Path, capsys: pytest.Cap
     assert "no plans nnUNetPlans; there are nnUNetTinyPlans" in said("-d", "1")
     assert "no configuration 3d_lowres" in said("-d", "1", "-p", "nnUNetTinyPlans", "-c", "3d_lowres")
     assert "There is no data set 77" in said("-d", "77")
+    assert "channel FLAIR is not CT" in said("-d", "1", "-p", "nnUNetTinyPlans", "--preset", "liver-ct")
+    assert "channel CT)" in said("--image", "a", "--channel", "CT", "--preset", "ms")
     assert "name one --channel per --image" in said("--image", "a", "--image", "b")
     shutil.rmtree(tmp_path / "out", ignore_errors=True)
 

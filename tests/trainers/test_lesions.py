@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_synthtumour.errors import Refusal
 from nnunet_synthtumour.trainers.fixed_patches import IN_DISTRIBUTION, SHIFTED, FixedPatch
 from nnunet_synthtumour.trainers.lesions import Lesions
 from nnunet_synthtumour.trainers.random_streams import seeded
@@ -55,6 +56,12 @@ def test_what_has_a_lesion_is_z_scored_as_a_patient_is(grown: Callable[[Any], Gr
     inside = image[seg >= 0]
     assert inside.mean() == pytest.approx(0, abs=0.03)
     assert inside.std() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("settings", [{"lesion": {"preset": "liver-ct"}}, {"validation": {"preset": "liver-ct"}}])
+def test_a_preset_for_another_modality_is_refused(toy: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(Refusal, match="channel FLAIR is not CT"):
+        make_trainer(toy, SynthTumourTrainer, **settings)
 
 
 def _half_masked(trainer: Any) -> tuple[Lesions, dict[str, Any]]:
