@@ -101,13 +101,14 @@ class CrossModalTrainer(DeepAtlasTrainer):
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Pairs while registration learns alone; nnU-Net's own loaders of the targets once labels are there."""
         self._open_cases()
-        train, _ = self.do_split()
+        train, val = self.do_split()
         *_, mirror_axes = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if self.dataloader_pairs is None:
             loader = PairLoader(
                 self.pairs_of, self.labelled, train, self.settings.registration.pairs,
                 {"labelled-unlabelled": 1.0}, mirror_axes,
             )  # fmt: skip
+            self.say_what_is_left_out(self.unlabelled, train, val)
             self.taught_by = set(self.labelled)
             self.dataloader_pairs = self._start_pairs(loader)
         # labels that an earlier training left in this folder are not this one's

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +68,8 @@ def mark_of_fits(
     return {"labelled": list(labelled), "unlabelled": list(targets), "plans": plans, "spacing": list(manager.spacing),
             "images": digest_of(cases, [*labelled, *targets]), "normalisation": list(manager.normalization_schemes),
             "configuration": configuration, "iterations": settings.fitted, "sources": settings.sources,
-            "relays": relays_for(len(labelled), settings), "registration": dataclasses.asdict(registration)}  # fmt: skip
+            "relays": relays_for(len(labelled), settings), "similarity": registration.similarity,
+            "regularity": [registration.regularity_kind, registration.regularity]}  # fmt: skip
 
 
 def relays_for(labelled: int, settings: DeepAtlasSettings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def mean_of_measured(values: list[Any]) -> float:
     """NaN if none was."""
     known = [float(v) for v in values if not np.isnan(v)]
     return float(np.mean(known)) if known else float("nan")
+
+
+def said_of(means: Mapping[str, float]) -> str:
+    """A line for the log on an epoch's losses beside nnU-Net's, as far as there were any."""
+    names = (key.removesuffix("_loss") for key in LOSSES)
+    known = [f"{name} {means[name]:.4f}" for name in names if not np.isnan(means[name])]
+    return f"Losses: {', '.join(known)}" if known else ""
 
 
 class RegistrationLogger(MoreCurves):

@@ -22,5 +22,5 @@ def stage_of(epoch: int, epochs: int, settings: DeepAtlasSettings, labelled: int
 
 
 def registration_steps(settings: DeepAtlasSettings) -> int:
-    """Per segmentation step when both learn: as many in all as there are segmentation steps, unless set otherwise."""
-    return settings.registration_steps or (2 if settings.fitted and settings.taught is None else 1)
+    """Per segmentation step when both learn: as many in all as there are segmentation steps by default."""
+    return settings.registration_steps or (2 if settings.fitted else 1)

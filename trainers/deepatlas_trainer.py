@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import Tensor
@@ -19,13 +22,15 @@ from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.carried_labels import is_complete
 from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
-from nnunet_synthtumour.trainers.case_splits import restrict
+from nnunet_synthtumour.trainers.case_splits import left_out, restrict
 from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, mark_of_fits, relays_for, with_fitted
 from nnunet_synthtumour.trainers.deepatlas_progress import (
+    LOSSES,
     REGISTRATION_CURVES,
     RegistrationLogger,
     mean_of_measured,
     measured,
+    said_of,
     unmeasured,
 )
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
@@ -39,7 +44,7 @@ from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_patches import PairPatches
 from nnunet_synthtumour.trainers.pair_validation import PairValidation, validation_pairs
 from nnunet_synthtumour.trainers.patches_within import CentresWithin
-from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
+from nnunet_synthtumour.trainers.registration_network import RegistrationLearner, kind_of
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.seen_images import SeenImages
 from nnunet_synthtumour.trainers.whole_grids import Grid, WholeCases
@@ -113,7 +118,10 @@ class DeepAtlasTrainer(AveragingTrainer):
         if self.settings.training.seed is not None:
             torch.manual_seed(self.settings.training.seed)
         super().initialize()
-        self.registration = RegistrationLearner(
+        self.registration = self._new_registration()
+
+    def _new_registration(self) -> RegistrationLearner:
+        return RegistrationLearner(
             self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
             compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
             structures=self.structures_seen(), images=self.images_seen(),
@@ -153,8 +161,13 @@ class DeepAtlasTrainer(AveragingTrainer):
             cases, train, unlabelled, settings.registration.pairs,
             dict(zip(KINDS, settings.deepatlas.pairs, strict=True)), mirror_axes,
         )  # fmt: skip
+        if len({*train, *unlabelled}) < 2:
+            raise Refusal(
+                f"Fold {self.fold} trains on one image alone, but registration needs two; use fold all, or add images."
+            )
         if not loader.kinds:
             raise Refusal("deepatlas.pairs leaves no kind of pairs that this data set has; raise one of its shares.")
+        self.say_what_is_left_out(self.labelled, train, val)
         self.taught_by = set(train)
         self.dataloader_pairs = self._start_pairs(loader)
         self.patches = self.pair_patches()
@@ -163,6 +176,14 @@ class DeepAtlasTrainer(AveragingTrainer):
         if self.fitted_to:
             self.fit_labels(cases, train)
         return super().get_dataloaders()
+
+    def say_what_is_left_out(self, usable: Sequence[str], train: list[str], val: list[str]) -> None:
+        """In the log, the cases that no fold of the split has."""
+        file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        folds = load_json(str(file)) if self.fold != "all" else []
+        here = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        for line in left_out(set(usable), here, self.settings.roles, [{"train": train, "val": val}, *folds]):
+            self.print_to_log_file(line)
 
     def _whole_cases(self, cases: list[str]) -> WholeCases:
         folder = self.preprocessed_dataset_folder
@@ -243,6 +264,8 @@ class DeepAtlasTrainer(AveragingTrainer):
         return stage_of(epoch, self.num_epochs, self.settings.deepatlas, len(self.taught_by))
 
     def on_train_epoch_start(self) -> None:
+        if self.current_epoch:  # the averaged segmenter has learnt something, and is in place until the epoch begins
+            self._guide_registration()
         super().on_train_epoch_start()
         assert self.registration is not None
         active = [epoch for epoch in range(self.num_epochs) if self.stage(epoch) not in self.RESTS]
@@ -338,16 +361,22 @@ class DeepAtlasTrainer(AveragingTrainer):
         outputs = collate_outputs(train_outputs)
         means = {key: mean_of_measured(self.gathered(list(np.ravel(outputs[key])))) for key in outputs}
         self.logger.log("train_losses", means["loss"], self.current_epoch)
-        for key in ("similarity", "regularity", "anatomy", "carried"):
-            self.logger.log(f"{key}_loss", means[key], self.current_epoch)
+        for key in LOSSES:
+            self.logger.log(key, means[key.removesuffix("_loss")], self.current_epoch)
+        said = said_of(means)
+        if said:
+            self.print_to_log_file(said)
         self._use_average(True)
-        self._guide_registration()
+        assert self.registration is not None
+        if self.registration.guide is not None:
+            self._guide_registration()
 
     def _guide_registration(self) -> None:
-        """From the end of the epoch before both learn, registration sees what the averaged segmenter finds."""
+        """While both learn, registration sees what the averaged segmenter finds; before, a guide would only spoil it: it
+        has not learnt what to make of one."""
         assert self.registration is not None
         bare: Any = self.registration.bare
-        if bare.guide is not None and self.stage(self.current_epoch + 1) == JOINT:
+        if bare.guide is not None and self.stage(self.current_epoch) == JOINT:
             bare.guide.take(bare_weights(self.network))
 
     # -------------------------------------------------------------------------------------------- validation
@@ -399,7 +428,24 @@ class DeepAtlasTrainer(AveragingTrainer):
         assert self.registration is not None and isinstance(checkpoint, dict)
         if "registration" not in checkpoint:
             raise Refusal("This checkpoint holds no registration network; it was not written by DeepAtlasTrainer.")
+        self._go_on_with_network_of(checkpoint["registration"]["weights"])
         self.registration.load_state(checkpoint["registration"])
+
+    def _go_on_with_network_of(self, weights: Mapping[str, Tensor]) -> None:
+        """A training keeps the kind of registration network that it began with."""
+        network, guided = kind_of(weights)
+        if (network, guided) == (self.settings.registration.network, self.structures_seen() > 0):
+            return
+        self.print_to_log_file(
+            f"WARNING: this training goes on with the registration network that it began with (network={network}, "
+            f"guided={str(guided).lower()}); the settings ask for another one now"
+        )
+        self.settings = dataclasses.replace(
+            self.settings,
+            registration=dataclasses.replace(self.settings.registration, network=network),
+            deepatlas=dataclasses.replace(self.settings.deepatlas, guided=guided),
+        )
+        self.registration = self._new_registration()
 
     def _save_registration(self) -> None:
         """As `synthtumour register` takes it: of the end of the training, whichever checkpoint is validated later."""

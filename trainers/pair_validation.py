@@ -156,7 +156,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _distances(structures: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean HD95 of what is still there after registration, and how many structures it lost: their distance is infinite."""
+    """The mean HD95 of what is still there after registration, and how many structures it lost, which have no distance."""
     found = [v["hd95"] for v in structures if np.isfinite(v["hd95"])]
     return {"hd95": _mean(found), "lost": len(structures) - len(found)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -27,6 +27,12 @@ def _guide(configuration: ConfigurationManager, structures: int) -> dict[str, An
     schemes = zip(configuration.normalization_schemes, configuration.use_mask_for_norm, strict=True)
     in_mask = [scheme == "ZScoreNormalization" and bool(masked) for scheme, masked in schemes]
     return {"structures": structures} | ({"in_mask": in_mask} if any(in_mask) else {})
+
+
+def kind_of(weights: Iterable[str]) -> tuple[str, bool]:
+    """What `registration.network` is whose weights have these names, and whether a guide is inside."""
+    inside = {name.partition(".")[0] for name in weights}
+    return "mscgunet" if "graph" in inside else "unet", "guide" in inside
 
 
 class RegistrationLearner:

@@ -18,7 +18,7 @@ from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
 from nnunet_synthtumour.trainers.crossmodal_trainer import SEGMENTATION, TOGETHER, CrossModalTrainer
 from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
 from nnunet_synthtumour.trainers.whole_grids import Grid, on_grid
-from tests.toy_dataset import IGNORE, make_trainer
+from tests.toy_dataset import IGNORE, NAME, make_trainer
 
 TARGETS = dict.fromkeys([f"case_{i:03d}" for i in range(4)], "unlabelled")
 
@@ -68,6 +68,18 @@ def test_labels_are_carried_once_and_segmentation_learns_from_them(two: Path) ->
     assert "Visibility of tumour: " in next(folder.glob("training_log*")).read_text(encoding="utf-8")
     for name in ("checkpoint_best.pth", "registration.pth", "progress.png"):
         assert (folder / name).is_file(), name
+
+
+def test_targets_that_no_fold_has_are_named(two: Path) -> None:
+    roles = {**TARGETS, "case_004": "unlabelled"}
+    split = {"train": ["case_000", "case_001"], "val": ["case_002", "case_003"]}
+    (two / "nnUNet_preprocessed" / NAME / "splits_final.json").write_text(json.dumps([split] * 5), encoding="utf-8")
+    settings = {"roles": roles, "source": {"dataset": "2"}, "training": {"epochs": 2, "iterations": 2}}
+    trainer = make_trainer(two, CrossModalTrainer, fold=0, **settings)
+    trainer.initialize()
+    trainer.get_dataloaders()
+    log = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8")
+    assert "left out, in no fold of splits_final.json (delete it to split anew): case_004, " in log
 
 
 def test_a_new_training_does_not_take_the_labels_of_an_old_one(two: Path) -> None:

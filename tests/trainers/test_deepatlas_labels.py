@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_synthtumour.settings import DeepAtlasSettings
-from nnunet_synthtumour.trainers.deepatlas_labels import Fitting, relays_for, with_fitted
+from nnunet_synthtumour.settings import DeepAtlasSettings, RegistrationSettings
+from nnunet_synthtumour.trainers.deepatlas_labels import Fitting, mark_of_fits, relays_for, with_fitted
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,19 @@ def test_without_relays_labels_come_directly(tmp_path: Path) -> None:
     fitting = Fitting(fitter, _Writer(), ["l"], 1)  # type: ignore[arg-type]
     assert fitting.to_target("case", tmp_path) == {"sources": ["l"], "relays": [], "value": 4}
     assert not fitter.ways
+
+
+def _mark(registration: RegistrationSettings) -> dict[str, Any]:
+    cases = {name: (torch.zeros(1, 2, 2, 2),) for name in ("l", "a")}
+    manager = SimpleNamespace(spacing=[1.0] * 3, normalization_schemes=["ZScoreNormalization"])
+    return mark_of_fits(cases, ["l"], ["a"], "plans", "3d_fullres", manager, DeepAtlasSettings(), registration)  # type: ignore[arg-type]
+
+
+def test_labels_are_fitted_anew_for_what_they_depend_on_alone() -> None:
+    before = _mark(RegistrationSettings())
+    assert _mark(RegistrationSettings(network="mscgunet", anatomy=2.0, initial_lr=0.1, pairs=3)) == before
+    for other in ({"similarity": "nmi"}, {"regularity": 2.0}, {"regularity_kind": "bending"}):
+        assert _mark(RegistrationSettings(**other)) != before  # type: ignore[arg-type]
 
 
 def test_relays_help_where_labels_are_few() -> None:

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from nnunet_synthtumour.trainers.deepatlas_progress import RegistrationLogger, mean_of_measured
+from nnunet_synthtumour.trainers.deepatlas_progress import RegistrationLogger, mean_of_measured, said_of
 
 PAIRS = {"dice_before", "dice_after", "folds_percent"}
 NAMES = {"pairs before registration", "pairs after registration", "folded voxels, %"}
@@ -36,3 +36,9 @@ def test_a_curve_without_points_is_not_in_the_legend(
 def test_the_mean_is_of_what_was_measured() -> None:
     assert mean_of_measured([np.nan, 1.0, 3.0]) == 2.0
     assert np.isnan(mean_of_measured([np.nan]))
+
+
+def test_the_log_names_the_losses_that_there_were() -> None:
+    means = {"loss": 0.5, "similarity": -0.25, "regularity": 0.125, "anatomy": np.nan, "carried": np.nan}
+    assert said_of(means) == "Losses: similarity -0.2500, regularity 0.1250"
+    assert said_of(dict.fromkeys(means, np.nan)) == ""

@@ -20,7 +20,14 @@ def test_labels_decide_the_order(labels: int, settings: dict, stages: list[str])
 
 
 @pytest.mark.parametrize(
-    ("settings", "steps"), [({}, 2), ({"fitted": 0}, 1), ({"taught": 0.5}, 1), ({"registration_steps": 3}, 3)]
+    ("settings", "steps"),
+    [
+        ({}, 2),
+        ({"fitted": 0}, 1),
+        ({"taught": 0.5}, 2),
+        ({"taught": 0.5, "fitted": 0}, 1),
+        ({"registration_steps": 3}, 3),
+    ],
 )
 def test_registration_makes_up_for_what_it_rested(settings: dict, steps: int) -> None:
     assert registration_steps(DeepAtlasSettings(**settings)) == steps

@@ -11,7 +11,7 @@ from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.structure_guide import standardised
 from nnunet_synthtumour.trainers import deepatlas_labels
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
-from tests.toy_dataset import make_trainer
+from tests.toy_dataset import NAME, make_trainer
 
 ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in range(8)}
 SHORT = {"training": {"epochs": 2, "iterations": 2, "seed": 1}, "roles": ROLES}
@@ -24,6 +24,9 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     trainer.run_training()
     log = trainer.logger.local_logger.my_fantastic_logging
     assert len(log["dice_after"]) == len(log["similarity_loss"]) == 2
+    lines = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8").splitlines()
+    said = [[word for word in line.split() if word.isalpha()] for line in lines if "Losses: " in line]
+    assert said == [["similarity", "regularity"], ["similarity", "regularity", "anatomy", "carried"]]
     for key in ("carried_loss", "anatomy_loss"):  # of labelled and unlabelled images, once predictions stand in
         assert np.isnan(log[key][0]) and np.isfinite(log[key][1]), key
     guide = trainer.registration.guide
@@ -53,6 +56,14 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
         )
     assert resumed.registration.optimizer.state_dict()["state"].keys()
 
+    other = {"registration": {"network": "mscgunet"}, "deepatlas": {"guided": False}}
+    resumed = make_trainer(toy, DeepAtlasTrainer, fold="all", resume=True, **SHORT, **other)
+    resumed.load_checkpoint(str(folder / "checkpoint_final.pth"))
+    assert resumed.registration.guide is not None, "a training goes on with what it began with"
+    assert (resumed.settings.registration.network, resumed.settings.deepatlas.guided) == ("unet", True)
+    log = max(Path(resumed.output_folder).glob("training_log*"), key=lambda file: file.stat().st_mtime_ns)
+    assert "(network=unet, guided=true)" in log.read_text(encoding="utf-8")
+
 
 def test_where_all_are_labelled_an_untrained_registration_network_teaches_nobody(toy: Path) -> None:
     roles = {"case_006": "labelled", "case_007": "labelled"}
@@ -62,6 +73,35 @@ def test_where_all_are_labelled_an_untrained_registration_network_teaches_nobody
     log = trainer.logger.local_logger.my_fantastic_logging
     for key in ("similarity_loss", "carried_loss"):
         assert np.isnan(log[key][0]) and np.isfinite(log[key][1]), key
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_no_guide_speaks_with_which_registration_has_not_learnt(toy: Path, epochs: int) -> None:
+    settings = {"training": {"epochs": epochs, "iterations": 1, "seed": 1}, "roles": ROLES}
+    deepatlas = {"alone": 0.5, "taught": 0.5, "fitted": 0}  # both never learn
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **settings, deepatlas=deepatlas)
+    trainer.num_val_iterations_per_epoch = 1
+    trainer.run_training()
+    assert trainer.registration.bare.guide is not None and trainer.registration.guide is None
+
+
+def test_labelled_images_that_no_fold_has_are_named(toy: Path) -> None:
+    roles = {**ROLES, "case_000": "labelled"}
+    split = {"train": ["case_006", "case_001"], "val": ["case_007"]}
+    (toy / "nnUNet_preprocessed" / NAME / "splits_final.json").write_text(json.dumps([split] * 5), encoding="utf-8")
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold=0, **SHORT | {"roles": roles}, deepatlas={"fitted": 0})
+    trainer.initialize()
+    trainer.get_dataloaders()
+    log = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8")
+    assert "left out, in no fold of splits_final.json (delete it to split anew): case_000 \n" in log
+
+
+def test_a_fold_that_trains_on_one_image_is_refused(toy: Path) -> None:
+    two = {"case_006": "labelled", "case_007": "labelled"}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold=0, **SHORT | {"roles": two})
+    trainer.initialize()
+    with pytest.raises(Refusal, match="Fold 0 trains on one image alone"):
+        trainer.get_dataloaders()
 
 
 def test_what_it_cannot_do_is_said_at_once(toy: Path) -> None:

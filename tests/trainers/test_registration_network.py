@@ -5,7 +5,17 @@ import torch
 
 from nnunet_synthtumour.registration.instance import displacements_on
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
+from nnunet_synthtumour.trainers.registration_network import kind_of
 from tests.toy_dataset import make_trainer
+
+
+@pytest.mark.parametrize(("network", "guided"), [("unet", True), ("unet", False), ("mscgunet", True)])
+def test_weights_tell_what_they_are_of(toy: Path, network: str, guided: bool) -> None:
+    roles = {f"case_{i:03d}": "labelled" for i in (6, 7)}
+    settings = {"registration": {"network": network}, "deepatlas": {"guided": guided}}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, **settings)
+    trainer.initialize()
+    assert kind_of(trainer.registration.state()["weights"]) == (network, guided)
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (18, 21, 17)])
