@@ -98,8 +98,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def parse_assignments(texts: Sequence[str], example: str) -> dict[str, Any]:
-    """What `--set` takes: `shape.volume_ml=[5,20]` -> {"shape": {"volume_ml": [5, 20]}}, several merged."""
+def parse_assignments(texts: Sequence[str], example: str, cls: Any = None) -> dict[str, Any]:
+    """What `--set` takes: `shape.volume_ml=[5,20]` -> {"shape": {"volume_ml": [5, 20]}}, several merged.
+
+    Where `cls` is the class that they are settings of, names in its mappings (of cases) may have dots.
+    """
     merged: dict[str, Any] = {}
     for text in texts:
         key, separator, value = text.partition("=")
@@ -109,10 +112,24 @@ def parse_assignments(texts: Sequence[str], example: str) -> dict[str, Any]:
             parsed = json.loads(value)
         except json.JSONDecodeError:
             parsed = value
-        for step in reversed(key.split(".")):
+        for step in reversed(_steps(key, cls)):
             parsed = {step: parsed}
         merged = merge(merged, parsed)
     return merged
+
+
+def _steps(key: str, cls: Any) -> list[str]:
+    """`roles.sub 1.v1` -> ["roles", "sub 1.v1"], and `intensities.sub 1.v1.mean` -> ["intensities", "sub 1.v1", "mean"]."""
+    first, dot, rest = key.partition(".")
+    if not dot:
+        return [first]
+    hint = typing.get_type_hints(cls).get(first) if dataclasses.is_dataclass(cls) else None
+    values = get_args(hint)[1] if get_origin(hint) is dict else Any
+    if values is Any:
+        return [first, *_steps(rest, hint)]
+    name, _, last = rest.rpartition(".")
+    fields = {f.name for f in dataclasses.fields(values)} if dataclasses.is_dataclass(values) else set()
+    return [first, name, last] if name and last in fields else [first, rest]
 
 
 def leaves(settings: Any, where: str = "") -> dict[str, Any]:

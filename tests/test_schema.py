@@ -146,3 +146,25 @@ def test_assignments_of_the_command_line_are_nested() -> None:
     assert parsed == {"a": {"b": [1, 2], "c": "x"}, "d": 3}
     with pytest.raises(UserError, match=r"for example --set a\.b=1"):
         parse_assignments(["a"], "a.b=1")
+
+
+def test_names_in_a_mapping_may_have_dots() -> None:
+    @dataclass(frozen=True)
+    class Names:
+        roles: dict[str, str] = setting(factory=dict)
+        models: dict[str, Inner] = setting(factory=dict)
+        free: dict[str, Any] = setting(factory=dict)
+        inner: Inner = setting(factory=Inner)
+
+    for text, parsed in {
+        "roles.sub 1.v1=x": {"roles": {"sub 1.v1": "x"}},
+        "roles={}": {"roles": {}},
+        "models.a.b.mode=hard": {"models": {"a.b": {"mode": "hard"}}},
+        "models.mode={}": {"models": {"mode": {}}},
+        "models.a.b={}": {"models": {"a.b": {}}},
+        "free.a.b=1": {"free": {"a": {"b": 1}}},
+        "inner.mode=hard": {"inner": {"mode": "hard"}},
+        "inner.mode.x=1": {"inner": {"mode": {"x": 1}}},
+        "nothing.a.b=1": {"nothing": {"a": {"b": 1}}},
+    }.items():
+        assert parse_assignments([text], "", Names) == parsed

@@ -98,11 +98,13 @@ def test_command_changes_both_copies_or_neither(
         files[-1].parent.mkdir(parents=True)
         files[-1].write_text(json.dumps(DATASET | {"synthtumour": {"training": {"seed": 3}}}), encoding="utf-8")
     words = ["settings", "-d", "7", "--set", "source.dataset=311", "--set", "training.epochs=9"]
+    words += ["--set", "roles.sub 1.v1=unlabelled"]
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[:2] == [f"changed {file}" for file in files]
     for file in files:
         settings = settings_of(json.loads(file.read_text(encoding="utf-8")))
         assert (settings.training.epochs, settings.training.seed) == (9, 3)
+        assert settings.roles == {"sub 1.v1": "unlabelled"}
         assert settings.source is not None and settings.source.dataset == "311"
     before = [file.read_bytes() for file in files]
     for wrong, sentence in (

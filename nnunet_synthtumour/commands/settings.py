@@ -60,9 +60,9 @@ def _change(dataset: str, assignments: list[str]) -> None:
     from nnunet_synthtumour.errors import UserError
     from nnunet_synthtumour.lesion_model import model_of
     from nnunet_synthtumour.schema import parse_assignments
-    from nnunet_synthtumour.settings import settings_of, with_settings
+    from nnunet_synthtumour.settings import Settings, settings_of, with_settings
 
-    changes = parse_assignments(assignments, "training.epochs=100")
+    changes = parse_assignments(assignments, "training.epochs=100", Settings)
     for key in PER_CASE:
         if changes.get(key) == {}:
             raise UserError(
