@@ -15,10 +15,10 @@ from typing import Any
 from nnunet_synthtumour.case_pool import CasePool
 from nnunet_synthtumour.case_writing import ENDING, Destination, Written, can_link, write_case
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS, nnunet_folder
-from nnunet_synthtumour.dataset_labels import IGNORE, check_named, dataset_labels
+from nnunet_synthtumour.dataset_labels import IGNORE, check_named, dataset_labels, regions_class_order, values_of
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.hosts import FOREGROUND, HEAD
-from nnunet_synthtumour.image_checks import check_case, check_together, check_truth, complain
+from nnunet_synthtumour.image_checks import check_case, check_for_training, check_together, check_truth, complain
 from nnunet_synthtumour.image_files import size_on_disk
 from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
 from nnunet_synthtumour.intensities import uses_mask
@@ -41,7 +41,7 @@ class PrepareOptions:
     unlabelled: Path | None = None
     labelled: Path | None = None
     labels: Path | None = None
-    label_names: dict[str, int] = field(default_factory=dict)
+    label_names: dict[str, int | list[int]] = field(default_factory=dict)
     test: Path | None = None
     test_labels: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -57,12 +57,13 @@ def prepare(options: PrepareOptions) -> Path:
     check_named(options.label_names)
     model_of(parse(Settings, options.settings, BLOCK), options.channels)  # complains about what does not exist or fit
     cases = [*_collect(options), *_collect_test(options)]
-    known = frozenset(options.label_names.values()) if options.label_names else None
+    known = frozenset(values_of(options.label_names)) if options.label_names else None
     with CasePool(options.processes) as pool:
         cases = pool.map(partial(check_case, known_labels=known), cases, "checking")
         training = [case for case in cases if case.role != TEST]
         tests = [case for case in cases if case.role == TEST]
         check_together(training)
+        check_for_training(training)
         check_together(tests)
         complain(cases)
         labels = dataset_labels(options.label_names, training)
@@ -180,9 +181,9 @@ def _collect_test(options: PrepareOptions) -> list[Case]:
     return cases
 
 
-def _declared(labels: Mapping[str, int], options: PrepareOptions) -> set[int]:
+def _declared(labels: Mapping[str, Any], options: PrepareOptions) -> set[int]:
     """The values that the truth of test images may have; an ignore label only where the user named it."""
-    return {value for name, value in labels.items() if value and (name != IGNORE or IGNORE in options.label_names)}
+    return values_of({name: v for name, v in labels.items() if name != IGNORE or IGNORE in options.label_names}) - {0}
 
 
 def _say_what_becomes_tumour(tests: Sequence[Case]) -> None:
@@ -241,12 +242,14 @@ def _scratch(target: Path) -> Iterator[Path]:
 
 
 def _dataset_json(
-    options: PrepareOptions, labels: dict[str, int], cases: Sequence[Case], written: Sequence[Written]
+    options: PrepareOptions, labels: dict[str, Any], cases: Sequence[Case], written: Sequence[Written]
 ) -> dict[str, Any]:
     use_mask = str(uses_mask([case.relative_size for case in written]))
+    order = regions_class_order(labels)
     return {
         "channel_names": {str(i): name for i, name in enumerate(options.channels)},
         "labels": labels,
+        **({} if order is None else {"regions_class_order": order}),
         "numTraining": len(cases),
         "file_ending": ENDING,
         "name": options.name,

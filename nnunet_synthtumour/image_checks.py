@@ -15,6 +15,7 @@ from nnunet_synthtumour.image_folders import Case
 from nnunet_synthtumour.settings import HEALTHY
 
 TOLERANCE = 1e-3
+SMALLEST_FEATURE_MAP, NO_LIMIT = 4, 999999  # voxels along an axis, and poolings: what nnU-Net's planners ask for
 
 
 def check_case(case: Case, known_labels: frozenset[int] | None = None) -> Case:
@@ -32,6 +33,7 @@ def check_case(case: Case, known_labels: frozenset[int] | None = None) -> Case:
         first = image if first is None else first
     if first is not None:
         case.dimensions, case.voxels = first.GetDimension(), first.GetNumberOfPixels()
+        case.size, case.spacing = first.GetSize(), first.GetSpacing()
     if case.mask is not None:
         _check_mask(case, case.mask, first, known_labels)
     return case
@@ -75,6 +77,29 @@ def check_together(cases: Sequence[Case]) -> None:
             case.problems.append(f"there are {names[case.name]} cases of this name; rename all but one")
         if case.dimensions not in (0, most):
             case.problems.append(f"it is {case.dimensions}D among {most}D images; make two data sets")
+
+
+def check_for_training(cases: Sequence[Case]) -> None:
+    """What nnU-Net would only stumble over once these cases are preprocessed. A few small ones among others do no harm."""
+    small = [case for case in cases if case.size and not _can_be_pooled(case)]
+    for case in cases:
+        if case.name.endswith("_seg"):
+            case.problems.append(
+                "its name ends in _seg, as those of nnU-Net's preprocessed segmentations do; rename it"
+            )
+    for case in small if 2 * len(small) > len(cases) else ():
+        case.problems.append(
+            f"it is {_x(case.size)} voxels, but nnU-Net's networks need 8 along two axes of similar spacing, or 12 along "
+            "one; resample the images to a finer spacing or take larger ones"
+        )
+
+
+def _can_be_pooled(case: Case) -> bool:
+    """Whether nnU-Net, if all images were like this one, would plan more than the one stage with which it cannot train."""
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+    _, strides, *_ = get_pool_and_conv_props(case.spacing, case.size, SMALLEST_FEATURE_MAP, NO_LIMIT)
+    return len(strides) > 1
 
 
 def complain(cases: Sequence[Case]) -> None:

@@ -30,6 +30,8 @@ class Case:
     problems: list[str] = field(default_factory=list)
     dimensions: int = 0
     voxels: int = 0
+    size: tuple[int, ...] = ()  # in voxels, in SimpleITK's order, as are the
+    spacing: tuple[float, ...] = ()  # mm
     label_values: tuple[int, ...] = ()
 
 

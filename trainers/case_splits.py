@@ -51,8 +51,10 @@ def left_out(usable: set[str], files: set[str], roles: Mapping[str, str], folds:
     `usable` are the cases whose role a trainer can use, `files` those that are preprocessed.
     """
     in_folds = {case for fold in folds for case in (*fold["train"], *fold["val"])}
+    like_segmentations = {case for case in usable - files if case.endswith("_seg")}
     reasons = {
-        "no preprocessed file": usable - files,
+        "nnU-Net takes a name that ends in _seg for that of a segmentation (rename the case)": like_segmentations,
+        "no preprocessed file": usable - files - like_segmentations,
         "no role in dataset.json": files - set(roles),
         "in no fold of splits_final.json (delete it to split anew)": (usable & files) - in_folds,
     }

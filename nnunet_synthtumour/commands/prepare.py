@@ -30,8 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labelled", type=Path, metavar="DIR", help="annotated images")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="their label maps, of the same names")
     parser.add_argument(
-        "--label", action="append", default=[], metavar="NAME=VALUE", help="name of a label, repeatable"
-    )
+        "--label", action="append", default=[], metavar="NAME=VALUE[,VALUE]",
+        help="name of a label, repeatable; with several values it is a region: whole=1,2,3 around core=2,3",
+    )  # fmt: skip
     parser.add_argument("--test", type=Path, metavar="DIR", help="images for a test, kept apart in imagesTs")
     parser.add_argument("--test-labels", type=Path, metavar="DIR", help="their label maps, of the same names")
     parser.add_argument("--preset", metavar="NAME", help="short for --set lesion.preset=NAME")
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.lesion_model import is_ct
     from nnunet_synthtumour.orientations import about_orientations
     from nnunet_synthtumour.schema import parse_assignments
-    from nnunet_synthtumour.settings import HEALTHY, UNLABELLED, settings_of
+    from nnunet_synthtumour.settings import HEALTHY, UNLABELLED, Settings, settings_of
 
     preset = [f"lesion.preset={args.preset}"] if args.preset else []
     target = prepare(
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             label_names=_label_names(args.label),
             test=args.test,
             test_labels=args.test_labels,
-            settings=parse_assignments(args.set + preset, "training.epochs=100"),
+            settings=parse_assignments(args.set + preset, "training.epochs=100", Settings),
             copy=args.copy,
             overwrite=args.overwrite,
             processes=args.np,
@@ -121,13 +122,17 @@ def _next_command(number: int, target: Path) -> str:
     return f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -c {configuration}{clean}"
 
 
-def _label_names(given: list[str]) -> dict[str, int]:
+def _label_names(given: list[str]) -> dict[str, int | list[int]]:
     from nnunet_synthtumour.errors import UserError
 
-    names: dict[str, int] = {}
+    names: dict[str, int | list[int]] = {}
     for text in given:
         name, _, value = text.partition("=")
-        if not name or not value.isdecimal():
-            raise UserError(f"--label {text} is not NAME=VALUE with a whole number, for example --label tumour=1.")
-        names[name] = int(value)
+        if not name or not all(map(str.isdecimal, value.split(","))):
+            raise UserError(
+                f"--label {text} is not NAME=VALUE with a whole number, or several of a region, for example --label tumour=1 "
+                "or --label whole=1,2."
+            )
+        values = sorted(set(map(int, value.split(","))))
+        names[name] = values if len(values) > 1 else values[0]
     return names

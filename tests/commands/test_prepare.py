@@ -134,7 +134,8 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
     assert "2 cases of this name" in said("--healthy", good, "--unlabelled", good, *channel)
     assert "renumber" in said("--labelled", good, "--labels", tmp_path / "gaps", *channel)
     assert "no --label declares" in said("--labelled", good, "--labels", tmp_path / "gaps", "--label", "a=1", *channel)
-    assert "NAME=VALUE" in said("--healthy", good, "--label", "a", *channel)
+    for label in ("a", "a=", "a=1,", "a=1,x", "=1"):
+        assert "NAME=VALUE" in said("--healthy", good, "--label", label, *channel)
     assert "without a gap" in said("--healthy", good, "--label", "a=2", *channel)
     assert "every channel once" in said("--healthy", good, *channel, *channel)
     assert "every channel once" in said("--healthy", good, "--channel", "")
@@ -148,6 +149,37 @@ def test_what_a_user_may_get_wrong_is_one_sentence(
         (folder / "Dataset100_Other").rmdir()
     monkeypatch.delenv("nnUNet_raw")
     assert "nnUNet_raw is not set" in said("--healthy", good, *channel)
+
+
+def test_what_nnunet_could_not_train_on_is_refused(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "a_seg.nii.gz")
+    write(ball_image(1), tmp_path / "t" / "b_seg.nii.gz")
+    options = ("--channel", "FLAIR", "--test", tmp_path / "t")
+    assert prepare("--healthy", tmp_path / "h", *options) == 2
+    said = capsys.readouterr().err
+    assert "healthy a_seg: its name ends in _seg" in said and "b_seg" not in said
+    for i in range(2):
+        write(ball_image(i, shape=(5, 7, 6)), tmp_path / "u" / f"tiny_{i}.nii.gz")
+    for i in range(2):
+        assert prepare("--unlabelled", tmp_path / "u", *options, "--overwrite") == 2
+        assert "tiny_1: it is 6 x 7 x 5 voxels, but nnU-Net's networks need 8" in capsys.readouterr().err
+        write(ball_image(i), tmp_path / "u" / f"usual_{i}.nii.gz")
+    assert prepare("--unlabelled", tmp_path / "u", *options, "--overwrite") == 0
+
+
+def test_regions_are_declared_as_nnunet_wants_them(nnunet_folders: dict[str, Path], tmp_path: Path) -> None:
+    write(ball_image(0), tmp_path / "h" / "h.nii.gz")
+    write(ball_image(1), tmp_path / "l" / "l.nii.gz")
+    write((ball_image(1) > 1100).astype(np.uint8) + 2 * (ball_image(1) > 1300), tmp_path / "m" / "l.nii.gz")
+    words = ("--labelled", tmp_path / "l", "--labels", tmp_path / "m", "--label", "core=2,3", "--label", "whole=1,2,3")
+    assert prepare("--healthy", tmp_path / "h", *words, "--label", "necrosis=3", "--channel", "FLAIR") == 0
+    target, dataset_json = dataset(nnunet_folders)
+    assert dataset_json["labels"] == {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "necrosis": 3, "ignore": 4}
+    assert dataset_json["regions_class_order"] == [1, 2, 3]
+    assert set(np.unique(_label(target, "h"))) == {0, 4}
+    assert set(np.unique(_label(target, "l"))) == {0, 1, 3}
 
 
 def test_the_next_command_keeps_unlabelled_ct_out_of_the_statistics(

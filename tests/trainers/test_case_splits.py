@@ -39,12 +39,14 @@ def test_what_is_left_out_is_said_with_the_reason() -> None:
         "a": "healthy",
         "b": "healthy",
         "gone": "labelled",
+        "ct_seg": "labelled",
         "u": "unlabelled",
         **dict.fromkeys("cdefgh", "healthy"),
     }
-    files = {*roles, "stray"} - {"gone"}
+    files = {*roles, "stray"} - {"gone", "ct_seg"}
     usable = set(roles) - {"u"}
     assert left_out(usable, files, roles, [{"train": ["a"], "val": ["b"]}]) == [
+        "WARNING: left out, nnU-Net takes a name that ends in _seg for that of a segmentation (rename the case): ct_seg",
         "WARNING: left out, no preprocessed file: gone",
         "WARNING: left out, no role in dataset.json: stray",
         "WARNING: left out, in no fold of splits_final.json (delete it to split anew): c, d, e, f, g and 1 more",
