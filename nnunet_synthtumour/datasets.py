@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from nnunet_synthtumour.image_checks import check_case, check_for_training, chec
 from nnunet_synthtumour.image_files import size_on_disk
 from nnunet_synthtumour.image_folders import TEST, Case, add_masks, cases_of
 from nnunet_synthtumour.intensities import uses_mask
+from nnunet_synthtumour.kept_settings import own_settings
 from nnunet_synthtumour.lesion_model import model_of
-from nnunet_synthtumour.schema import parse
+from nnunet_synthtumour.schema import leaves, merge, parse
 from nnunet_synthtumour.settings import BLOCK, HEALTHY, LABELLED, UNLABELLED, Settings
 
 BYTES_OF_LABELS_PER_VOXEL = 0.05  # gzip leaves a hundredth of most label maps; a twentieth is on the safe side
@@ -54,6 +55,7 @@ def prepare(options: PrepareOptions) -> Path:
     """Build the raw data set; raises `UserError` with every problem found, and then leaves nothing behind."""
     raw = nnunet_folder(RAW)
     target = _target(raw, options)
+    options = replace(options, settings=_over_kept(target, options.settings))
     check_named(options.label_names)
     model_of(parse(Settings, options.settings, BLOCK), options.channels)  # complains about what does not exist or fit
     cases = [*_collect(options), *_collect_test(options)]
@@ -124,6 +126,18 @@ def _target(raw: Path, options: PrepareOptions) -> Path:
     if target.exists():
         _check_may_be_replaced(target, options.overwrite)
     return target
+
+
+def _over_kept(target: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings `given` over those of the data set that is replaced."""
+    try:
+        own = own_settings(target) or {}
+    except UserError as error:
+        raise UserError(f"{target / 'dataset.json'}, whose settings the new data set keeps: {error}") from error
+    kept = [key for key in leaves(own) if key not in leaves(given)]
+    if kept:
+        print(f"{target.name} keeps settings of its own, which --set changes: {', '.join(kept)}")
+    return merge(own, given)
 
 
 def _check_id_is_free(target: Path, options: PrepareOptions) -> None:

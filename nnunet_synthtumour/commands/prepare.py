@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a setting, for example training.epochs=100; repeatable ('synthtumour settings' lists them)",
     )  # fmt: skip
     parser.add_argument("--copy", action="store_true", help="copy images instead of linking them (hard links)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the data set that an earlier run made")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the data set that an earlier run made; its settings are kept"
+    )
     add_processes(parser)
 
 
@@ -87,13 +89,19 @@ def run(args: argparse.Namespace) -> None:
     about_axes = about_orientations(_first_channels(target, settings))
     if about_axes:
         print(about_axes)
-    planner = ""
-    if any(map(is_ct, args.channel)) and counts.get(UNLABELLED) and len(counts) > 1:
+    command, planner = _next_command(args.d, target), ""
+    if counts.get(UNLABELLED) and len(counts) > 1:
         name = "SynthTumour" if counts.get(HEALTHY) else "DeepAtlas"
         planner = f" -pl {name}Planner"
-        print("nnU-Net's own planner would let unlabelled CT blur the statistics that CT is normalised by; "
-              f"{name}Planner does not (-p nnUNet{name}Plans afterwards).")  # fmt: skip
-    print(f"next: {_next_command(args.d, target)}{planner}")
+        if any(map(is_ct, args.channel)):
+            print("nnU-Net's own planner would let unlabelled CT blur the statistics that CT is normalised by; "
+                  f"{name}Planner does not (-p nnUNet{name}Plans afterwards).")  # fmt: skip
+        elif name == "DeepAtlas" and "3d" in command:
+            print("DeepAtlasTrainer and CrossModalTrainer register whole images, for which DeepAtlasPlanner plans "
+                  "(-p nnUNetDeepAtlasPlans afterwards).")  # fmt: skip
+        else:
+            planner = ""
+    print(f"next: {command}{planner}")
 
 
 def _first_channels(target: Path, settings: Settings) -> dict[str, list[Path]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.settings import settings_of
 from tests.commands.prepared import dataset, prepare
 from tests.small_images import ball_image, write
@@ -199,11 +201,11 @@ def test_the_next_command_keeps_unlabelled_ct_out_of_the_statistics(
         tmp_path / "m",
         "--unlabelled",
         tmp_path / "u",
-        "--channel",
-        "CT",
     )
-    assert prepare(*words, "--overwrite") == 0
-    assert capsys.readouterr().out.strip().endswith("-pl DeepAtlasPlanner")
+    for channel, why in (("CT", "blur"), ("MRI", "register whole images")):
+        assert prepare(*words, "--channel", channel, "--overwrite") == 0
+        said = capsys.readouterr().out.strip()
+        assert why in said and said.endswith("-pl DeepAtlasPlanner")
 
 
 def test_2d_pictures_are_converted_and_the_next_command_says_2d(
@@ -253,6 +255,31 @@ def test_a_data_set_is_replaced_only_if_asked_and_if_it_is_ours(
     (target / "dataset.json").write_text("{}", encoding="utf-8")
     assert prepare("--healthy", tmp_path / "b", "--channel", "FLAIR", "--overwrite") == 2
     assert "was not made by" in capsys.readouterr().err
+
+
+def test_what_a_user_set_outlives_that_images_are_added(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "a.nii.gz")
+    words = ("--healthy", tmp_path / "h", "--overwrite", "--channel")
+    assert prepare(*words, "FLAIR", "--set", "training.seed=3") == 0
+    assert "keeps" not in capsys.readouterr().out
+    assert main(["settings", "-d", "100", "--set", "training.epochs=7", "--set", "lesion.preset=ms"]) == 0
+    write(ball_image(1), tmp_path / "h" / "b.nii.gz")
+    assert prepare(*words, "FLAIR", "--set", "training.seed=4") == 0
+    assert "keeps settings of its own, which --set changes: training.epochs, lesion.preset" in capsys.readouterr().out
+    target, dataset_json = dataset(nnunet_folders)
+    settings = settings_of(dataset_json)
+    assert (settings.training.epochs, settings.training.seed, settings.lesion.preset) == (7, 4, "ms")
+    assert set(settings.roles) == set(settings.intensities) == {"a", "b"}
+
+    assert prepare(*words, "CT") == 2, "settings that the new data set cannot have"
+    assert "preset 'ms' multiply intensities" in capsys.readouterr().err
+    dataset_json["synthtumour"]["epochs"] = 3
+    (target / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
+    assert prepare(*words, "FLAIR") == 2
+    said = capsys.readouterr().err
+    assert f"{target / 'dataset.json'}, whose settings the new data set keeps: synthtumour.epochs" in said
 
 
 def test_nothing_stays_behind_when_writing_fails(
