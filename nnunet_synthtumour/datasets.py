@@ -134,10 +134,11 @@ def _over_kept(target: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         own = own_settings(target) or {}
     except UserError as error:
         raise UserError(f"{target / 'dataset.json'}, whose settings the new data set keeps: {error}") from error
-    kept = [key for key in leaves(own) if key not in leaves(given)]
+    both = merge(own, given)
+    kept = [key for key in leaves(both) if key not in leaves(given)]
     if kept:
         print(f"{target.name} keeps settings of its own, which --set changes: {', '.join(kept)}")
-    return merge(own, given)
+    return both
 
 
 def _check_id_is_free(target: Path, options: PrepareOptions) -> None:

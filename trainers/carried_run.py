@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_synthtumour.atomic_files import complete
-from nnunet_synthtumour.trainers.carried_labels import is_complete, write_report
+from nnunet_synthtumour.trainers.carried_labels import REPORT, is_complete, write_report
 
 MARK = "begun.json"
+EACH = "each"  # in a mark: what every target's labels depend on beside the rest of the mark
 
 
 def carry_to_all(
@@ -27,31 +28,31 @@ def carry_to_all(
     rank: int = 0,
     ranks: int = 1,
     draw: Callable[[Path, list[dict[str, Any]]], None] | None = None,
+    files: Callable[[str], Sequence[str]] = lambda target: (),
 ) -> None:
-    """`carry(target, scratch)` writes a target's files and returns its row of the report, and `draw(scratch, rows)` what is
-    shown of all. What an earlier run with the same `mark` finished is kept, be it some targets or all."""
+    """`carry(target, scratch)` writes a target's `files` and returns its row of the report, and `draw(scratch, rows)` what
+    is shown of all. What an earlier run with the same `mark` finished is kept, be it some targets or all; of one whose
+    mark differs in what targets depend on one by one (`EACH`), those for which it is the same."""
     scratch = folder.with_name(f".{folder.name}")
     if rank == 0:
-        _begin(folder, scratch, mark)
+        _begin(folder, scratch, mark, files)
     _wait(ranks)
     if not scratch.is_dir():
         return
     for target in tqdm(targets[rank::ranks], desc="Labels carried", unit="target", disable=rank != 0):
         file = scratch / f"{target}.json"
         if not file.is_file():
-            row = carry(target, scratch)
-            with complete(file) as unfinished:
-                unfinished.write_text(json.dumps(row), encoding="utf-8")
+            _note(file, carry(target, scratch))
     _wait(ranks)
     if rank == 0:
-        files = [scratch / f"{target}.json" for target in targets]
-        rows = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        of_rows = [scratch / f"{target}.json" for target in targets]
+        rows = [json.loads(file.read_text(encoding="utf-8")) for file in of_rows]
         write_report(scratch, mark, rows)
         if draw is not None:
             draw(scratch, rows)
         shutil.rmtree(folder, ignore_errors=True)
         scratch.replace(folder)
-        for file in (*files, scratch / MARK):  # until now, a run that is killed has all it needs to go on
+        for file in (*of_rows, scratch / MARK):  # until now, a run that is killed has all it needs to go on
             (folder / file.name).unlink()
     _wait(ranks)
 
@@ -73,7 +74,7 @@ def digest_of(cases: Any, names: Sequence[str]) -> str:
     return found.hexdigest()
 
 
-def _begin(folder: Path, scratch: Path, mark: dict[str, Any]) -> None:
+def _begin(folder: Path, scratch: Path, mark: dict[str, Any], files: Callable[[str], Sequence[str]]) -> None:
     """`scratch` with the targets that are done; none where all of them are, in `folder`."""
     file, wanted = scratch / MARK, json.dumps(mark, sort_keys=True)
     done = is_complete(folder, mark)
@@ -84,6 +85,27 @@ def _begin(folder: Path, scratch: Path, mark: dict[str, Any]) -> None:
         return
     scratch.mkdir(parents=True)
     file.write_text(wanted, encoding="utf-8")
+    for row in _still_right(folder, mark):
+        for name in files(row["case"]):
+            shutil.copyfile(folder / name, scratch / name)
+        _note(scratch / f"{row['case']}.json", row)
+
+
+def _note(file: Path, row: dict[str, Any]) -> None:
+    """That a target is done."""
+    with complete(file) as unfinished:
+        unfinished.write_text(json.dumps(row), encoding="utf-8")
+
+
+def _still_right(folder: Path, mark: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the targets in `folder` for which nothing has changed."""
+    if not (EACH in mark and is_complete(folder)):
+        return []
+    written = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    rows, before, now = written.pop("cases"), written.get(EACH, {}), mark[EACH]
+    if {**written, EACH: now} != json.loads(json.dumps(mark)):
+        return []
+    return [row for row in rows if row["case"] in now and now[row["case"]] == before.get(row["case"])]
 
 
 def _wait(ranks: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
 from nnunet_synthtumour.settings import DeepAtlasSettings, RegistrationSettings
-from nnunet_synthtumour.trainers.carried_run import digest_of
+from nnunet_synthtumour.trainers.carried_run import EACH, digest_of
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.deepatlas_stages import FEW_LABELS
 from nnunet_synthtumour.trainers.fitted_labels import WARPED, Fitted, LabelFitter, write_warped
@@ -65,10 +65,16 @@ def mark_of_fits(
     registration: RegistrationSettings,
 ) -> dict[str, Any]:
     """All that fitted labels depend on: those that were made with another mark are fitted anew."""
-    return {"labelled": list(labelled), "unlabelled": list(targets), "plans": plans, "spacing": list(manager.spacing),
-            "images": digest_of(cases, [*labelled, *targets]), "normalisation": list(manager.normalization_schemes),
+    relays = relays_for(len(labelled), settings)
+    each = (
+        dict.fromkeys(targets, digest_of(cases, targets))  # any of them may be a relay
+        if relays
+        else {target: digest_of(cases, [target]) for target in targets}
+    )
+    return {"labelled": list(labelled), EACH: each, "plans": plans, "spacing": list(manager.spacing),
+            "images": digest_of(cases, labelled), "normalisation": list(manager.normalization_schemes),
             "configuration": configuration, "iterations": settings.fitted, "sources": settings.sources,
-            "relays": relays_for(len(labelled), settings), "similarity": registration.similarity,
+            "relays": relays, "similarity": registration.similarity,
             "regularity": [registration.regularity_kind, registration.regularity]}  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from nnunet_synthtumour.trainers.deepatlas_progress import (
 )
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
 from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registration_steps, stage_of
-from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted
+from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted, files_of
 from nnunet_synthtumour.trainers.found_structures import bare_weights, probabilities
 from nnunet_synthtumour.trainers.gradient_step import descend
 from nnunet_synthtumour.trainers.grid_memory import refuse_grids_beyond
@@ -227,7 +227,9 @@ class DeepAtlasTrainer(AveragingTrainer):
             fitter, self.carried_writer(cases.dataset, cases.grid, NO_LABEL), labelled, settings.sources,
             fitter.relays(labelled, self.fitted_to, relays),
         )  # fmt: skip
-        carry_to_all(self.carried_folder, self.fitted_to, mark, fitting.to_target, self.local_rank, self.ranks)
+        carry_to_all(
+            self.carried_folder, self.fitted_to, mark, fitting.to_target, self.local_rank, self.ranks, files=files_of
+        )  # fmt: skip
 
     def carried_writer(self, dataset: Any, grid: Grid, ignore: int) -> CarriedWriter:
         """What writes labels that come from other images; `ignore` is the value of what is not trusted of them."""

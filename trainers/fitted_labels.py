@@ -146,6 +146,11 @@ def write_warped(folder: Path, case: str, fitted: Fitted, locations: dict[Any, A
     write_case(folder, f"{WARPED}{case}", fitted.labels.numpy(), locations)
 
 
+def files_of(case: str) -> list[str]:
+    """What is written of a case that labels are fitted to."""
+    return [f"{case}_seg.npy", f"{case}.pkl", *[f"{WARPED}{case}{end}" for end in ("_image.npy", "_seg.npy", ".pkl")]]
+
+
 def dataset_with_fitted(base: type[Any], folder: Path) -> type[Any]:
     """A dataset class that loads cases with the labels that were fitted to them, and images `WARPED` to them."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nnunet_synthtumour.trainers.carried_labels import REPORT
-from nnunet_synthtumour.trainers.carried_run import carry_to_all
+from nnunet_synthtumour.trainers.carried_run import EACH, carry_to_all
 
 TARGETS = ["a", "b", "c"]
 
@@ -52,3 +52,19 @@ def test_what_a_killed_run_left_is_of_use_to_the_same_network_alone(tmp_path: Pa
         carry("other")
     carry.dies_at = ""
     assert carry("other") == ["c"]
+
+
+def test_of_many_targets_those_alone_are_carried_anew_that_have_changed(tmp_path: Path) -> None:
+    carry = Carrying(tmp_path / "carried_labels")
+
+    def again(each: dict[str, str], network: str = "one") -> list[str]:
+        before = len(carry.done)
+        mark = {"network": network, EACH: each}
+        carry_to_all(carry.folder, list(each), mark, carry.to_target, files=lambda target: [f"{target}_seg.npy"])
+        return carry.done[before:]
+
+    assert again({"a": "1", "b": "1"}) == ["a", "b"]
+    assert again({"a": "1", "b": "2", "c": "1"}) == ["b", "c"]
+    assert {file.name for file in carry.folder.iterdir()} == {"a_seg.npy", "b_seg.npy", "c_seg.npy", REPORT}
+    assert again({"c": "1"}) == [] and [file.name for file in carry.folder.glob("*.npy")] == ["c_seg.npy"]
+    assert again({"c": "1"}, network="other") == ["c"]

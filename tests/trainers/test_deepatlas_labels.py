@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,10 +88,13 @@ def test_without_relays_labels_come_directly(tmp_path: Path) -> None:
     assert not fitter.ways
 
 
-def _mark(registration: RegistrationSettings) -> dict[str, Any]:
-    cases = {name: (torch.zeros(1, 2, 2, 2),) for name in ("l", "a")}
+def _mark(
+    registration: RegistrationSettings, targets: Sequence[str] = ("a",), settings: DeepAtlasSettings | None = None
+) -> dict[str, Any]:
+    cases = {name: (torch.full((1, 2, 2, 2), ord(name)),) for name in "lab"}
     manager = SimpleNamespace(spacing=[1.0] * 3, normalization_schemes=["ZScoreNormalization"])
-    return mark_of_fits(cases, ["l"], ["a"], "plans", "3d_fullres", manager, DeepAtlasSettings(), registration)  # type: ignore[arg-type]
+    return mark_of_fits(cases, ["l"], targets, "plans", "3d_fullres", manager, settings or DeepAtlasSettings(),
+                        registration)  # type: ignore[arg-type]  # fmt: skip
 
 
 def test_labels_are_fitted_anew_for_what_they_depend_on_alone() -> None:
@@ -98,6 +102,13 @@ def test_labels_are_fitted_anew_for_what_they_depend_on_alone() -> None:
     assert _mark(RegistrationSettings(network="mscgunet", anatomy=2.0, initial_lr=0.1, pairs=3)) == before
     for other in ({"similarity": "nmi"}, {"regularity": 2.0}, {"regularity_kind": "bending"}):
         assert _mark(RegistrationSettings(**other)) != before  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("relays", [0, 1])
+def test_what_comes_to_an_image_depends_on_others_only_through_relays(relays: int) -> None:
+    of_one, of_two = (_mark(RegistrationSettings(), t, DeepAtlasSettings(relays=relays)) for t in ("a", "ab"))
+    assert (of_one["each"]["a"] == of_two["each"]["a"]) == (relays == 0)
+    assert {**of_one, "each": 0} == {**of_two, "each": 0}
 
 
 def test_relays_help_where_labels_are_few() -> None:

@@ -13,7 +13,14 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.registration.metrics import dice
 from nnunet_synthtumour.settings import RegistrationSettings
 from nnunet_synthtumour.trainers.carried_labels import Carried, write_case
-from nnunet_synthtumour.trainers.fitted_labels import WARPED, LabelFitter, dataset_with_fitted, steepness, write_warped
+from nnunet_synthtumour.trainers.fitted_labels import (
+    WARPED,
+    LabelFitter,
+    dataset_with_fitted,
+    files_of,
+    steepness,
+    write_warped,
+)
 from nnunet_synthtumour.trainers.whole_grids import Whole
 
 
@@ -100,6 +107,8 @@ class _Stored:
 def test_a_warped_image_is_read_as_a_case(tmp_path: Path) -> None:
     fitted = _fitter(1).fit("b", ["a"])
     write_warped(tmp_path, "b", fitted, {1: [[0, 1, 2, 3]]})
+    write_case(tmp_path, "b", fitted.carried.labels.numpy(), {})
+    assert sorted(files_of("b")) == sorted(file.name for file in tmp_path.iterdir())
     dataset = dataset_with_fitted(_Stored, tmp_path)("", [f"{WARPED}b", "a"])
     image, seg, _, properties = dataset.load_case(f"{WARPED}b")
     assert np.allclose(image, fitted.image, atol=1e-2) and np.array_equal(seg, fitted.labels)
