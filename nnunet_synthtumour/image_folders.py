@@ -30,8 +30,8 @@ class Case:
     problems: list[str] = field(default_factory=list)
     dimensions: int = 0
     voxels: int = 0
-    size: tuple[int, ...] = ()  # in voxels, in SimpleITK's order, as are the
-    spacing: tuple[float, ...] = ()  # mm
+    size: tuple[int, ...] = ()  # (X, Y[, Z]) voxels
+    spacing: tuple[float, ...] = ()  # of the same axes, mm
     label_values: tuple[int, ...] = ()
 
 
