@@ -55,9 +55,8 @@ def grow_files(growth: Growth, processes: int = 1) -> list[str]:
 
     Case k grows in image k mod N with seed (seed, k): adding cases later leaves those that are there as they are.
     """
-    load_model(
-        growth.preset, growth.model_overrides(), growth.channels
-    )  # a wrong preset is said before anything is written
+    # a wrong preset is said before anything is written
+    load_model(growth.preset, growth.model_overrides(), growth.channels)
     hosts = growth.hosts or (None,) * len(growth.images)
     check_images(list(zip(growth.images, hosts, strict=True)))
     _check_same_run(growth)  # nothing, not even a lock, is put into a folder that is not ours

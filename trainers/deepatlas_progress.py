@@ -81,6 +81,7 @@ class RegistrationLogger(MoreCurves):
         times = folds.twinx()
         times.plot(epochs, seconds, color="tab:blue", label="seconds per epoch")
         times.set_ylim(bottom=0)
+        times.set_ylabel("seconds")
         folds.set_xlabel("epoch")
         for axis in (losses, terms, dice, folds):
             if axis.lines:
