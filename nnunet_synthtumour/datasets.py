@@ -66,7 +66,7 @@ def prepare(options: PrepareOptions) -> Path:
         tests = [case for case in cases if case.role == TEST]
         check_together(training)
         check_for_training(training)
-        check_together(tests)
+        check_together(tests, training)
         complain(cases)
         labels = dataset_labels(options.label_names, training)
         declared = _declared(labels, options)

@@ -67,15 +67,15 @@ def check_truth(cases: Sequence[Case], declared: Collection[int]) -> None:
             )
 
 
-def check_together(cases: Sequence[Case]) -> None:
-    """What is only wrong beside the other cases: two of one name, 2D among 3D."""
+def check_together(cases: Sequence[Case], trained_on: Sequence[Case] = ()) -> None:
+    """What is only wrong beside the other cases: two of one name, 2D among 3D. Test images are not what is trained on."""
     names = Counter(case.name for case in cases)
-    dimensions = Counter(case.dimensions for case in cases if case.dimensions)
+    dimensions = Counter(case.dimensions for case in trained_on or cases if case.dimensions)
     most = dimensions.most_common(1)[0][0] if dimensions else 0
     for case in cases:
         if names[case.name] > 1:
             case.problems.append(f"there are {names[case.name]} cases of this name; rename all but one")
-        if case.dimensions not in (0, most):
+        if most and case.dimensions not in (0, most):
             case.problems.append(f"it is {case.dimensions}D among {most}D images; make two data sets")
 
 

@@ -404,3 +404,15 @@ def test_images_that_lie_otherwise_are_told_of(
     assert prepare(*words, "--overwrite") == 0
     said = capsys.readouterr().out
     assert "1 PLS" in said and "mirroring" not in said
+
+
+def test_test_images_of_another_dimension_than_the_training_images(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(ball_image(0), tmp_path / "h" / "healthy.nii.gz")
+    (tmp_path / "t").mkdir()
+    sitk.WriteImage(
+        sitk.GetImageFromArray(np.arange(900, dtype=np.uint8).reshape(30, 30)), str(tmp_path / "t" / "a.png")
+    )
+    assert prepare("--healthy", tmp_path / "h", "--channel", "FLAIR", "--test", tmp_path / "t") == 2
+    assert "test a: it is 2D among 3D images" in capsys.readouterr().err
