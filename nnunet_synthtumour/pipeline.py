@@ -61,12 +61,11 @@ class Run(Recipe):
             record.about = {"version": __version__, "options": _plain(asdict(self.options)),
                             "folders": {v: self.environment[v] for v in (RAW, PREPROCESSED, RESULTS)}}  # fmt: skip
             record.save()
-            total = len(self.stages(self.options.rounds))
-            progress = RunProgress(total)
+            progress = RunProgress()
             for at, (next_stage, later) in enumerate(self._in_turn(record), 1):
                 stage = self._as_begun(next_stage, record)
                 if record.finished(stage):
-                    progress.skip(at, stage)
+                    progress.skip(at, stage, later)
                 else:
                     progress.begin(at, stage, later)
                     self._drop_what_is_no_result(stage, record)

@@ -21,8 +21,7 @@ def duration(seconds: float) -> str:
 class RunProgress:
     """Which of the stages is at work, and in a training, at which epoch."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.at = total, 0
+    def __init__(self) -> None:
         self.epochs_after = 0
         self.seconds_per_epoch: float | None = None
         self._begun = time.monotonic()
@@ -30,12 +29,12 @@ class RunProgress:
         self._epoch = -1
 
     def begin(self, at: int, stage: Stage, later: Sequence[Stage]) -> None:
-        self.at, self._stage, self._epoch = at, stage, -1
+        self._stage, self._epoch = stage, -1
         self.epochs_after = sum(other.epochs for other in later)
-        self._say(f"[{at}/{self.total}] {stage.title}", end=True)
+        self._say(f"[{at}/{at + len(later)}] {stage.title}", end=True)
 
-    def skip(self, at: int, stage: Stage) -> None:
-        self._say(f"[{at}/{self.total}] {stage.title}: done before", end=True)
+    def skip(self, at: int, stage: Stage, later: Sequence[Stage]) -> None:
+        self._say(f"[{at}/{at + len(later)}] {stage.title}: done before", end=True)
 
     def end(self) -> None:
         self._say(f"      done; {duration(time.monotonic() - self._begun)} so far", end=True)

@@ -198,6 +198,17 @@ def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_alway
     assert "other options" in capsys.readouterr().err
 
 
+def test_progress_counts_no_round_that_is_not_made(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_synthtumour.pseudolabel_agreement.agreement", lambda *_: SimpleNamespace(mean=0.99))
+    faked.again(*_options(tmp_path), "--rounds", "2")
+    printed = capsys.readouterr().out
+    assert "[7/13] senior segments the patients" in printed
+    assert "[8/12] junior segments the test images" in printed
+    assert "[12/12] report" in printed
+
+
 def test_test_images_that_are_trained_on_are_said_at_once(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,7 +159,7 @@ def test_a_killed_run_leaves_no_process_behind_not_even_a_worker(tmp_path: Path)
 
 
 def test_progress_says_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = RunProgress(4)
+    progress = RunProgress()
     train = Stage("junior", "junior, fold 0", ("x",), (), epochs=10)
     progress.begin(3, train, [train])
     for line in ("2026-01-01 00:00:00: Epoch 3\n", "2026-01-01 00:00:00: Epoch time: 60.0 s\n"):
