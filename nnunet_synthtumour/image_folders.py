@@ -47,14 +47,26 @@ def images_in(folder: Path) -> list[Path]:
     return found
 
 
-def image_data_in(folder: Path) -> list[Path]:
-    """Every file in a folder and below that an image is read from, sorted; not what lies beside images."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    dicom = {path.parent for path in files if path.suffix.lower() == ".dcm"}
-    return [
-        path for path in files if is_image(path) or path.parent in dicom or path.suffix.lower() in BESIDE_THEIR_HEADER
-    ]
+def image_data_in(folder: Path, channels: Sequence[str] = ()) -> list[Path]:
+    """Every file that the images of a folder are read from, as `cases_of` finds them, sorted; not what else lies there.
+
+    Of a folder of DICOM slices its files, of a file itself.
+    """
+    if not folder.is_dir():
+        return [folder]
+    if is_image(folder):
+        return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    folders = [folder]
+    if not any(map(is_image, folder.iterdir())):
+        sub_folders = _sub_folders(folder)
+        folders = [sub_folders[name] for name in map(str.lower, channels) if name in sub_folders]
+    there = [path for each in folders for path in each.iterdir() if not path.name.startswith(".")]
+    return sorted(
+        file
+        for path in there
+        if is_image(path) or (path.is_file() and path.suffix.lower() in BESIDE_THEIR_HEADER)
+        for file in image_data_in(path)
+    )
 
 
 def cases_of(folder: Path, role: str, channels: Sequence[str]) -> list[Case]:
@@ -82,8 +94,12 @@ def cases_of(folder: Path, role: str, channels: Sequence[str]) -> list[Case]:
     return cases
 
 
+def _sub_folders(folder: Path) -> dict[str, Path]:
+    return {sub.name.lower(): sub for sub in folder.iterdir() if sub.is_dir()}
+
+
 def _by_sub_folder(folder: Path, channels: Sequence[str]) -> list[Files]:
-    sub_folders = {sub.name.lower(): sub for sub in folder.iterdir() if sub.is_dir()}
+    sub_folders = _sub_folders(folder)
     absent = [channel for channel in channels if channel.lower() not in sub_folders]
     if len(absent) == len(channels):
         images_in(folder)  # raises, for there is none

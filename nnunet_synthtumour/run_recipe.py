@@ -131,6 +131,7 @@ class Recipe:
              "--overwrite", "-np", str(o.processes)),
             outputs=(self.raw / self.dataset(0) / "dataset.json",),
             inputs=(*folders.values(), *preset_files(o.preset_name())),
+            channels=o.channels,
         )  # fmt: skip
 
     def plan(self) -> Stage:

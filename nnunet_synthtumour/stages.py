@@ -7,6 +7,7 @@ made from did not run again; everything else is done again, and nnU-Net's own `-
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from collections import deque
@@ -33,7 +34,8 @@ class StageFailed(UserError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A command and the files that must exist once it is finished. `inputs` are recorded, and compared on a re-run.
+    """A command and the files that must exist once it is finished. `inputs` are recorded, and compared on a re-run: files,
+    and folders whose images have these `channels`.
 
     `after` are keys of stages; when one of them ran again, so does this one. A stage that is `always` run is never done.
     `made_of` is recorded; it stands for what a training, which is not done again because of that, is begun with.
@@ -45,6 +47,7 @@ class Stage:
     outputs: tuple[Path, ...]
     epochs: int = 0  # of a training: how many there are, to say how long it takes
     inputs: tuple[Path, ...] = ()
+    channels: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     always: bool = False
     made_of: str = ""
@@ -58,14 +61,21 @@ class Record:
         self.stages: dict[str, dict[str, Any]] = {}
         self.about: dict[str, Any] = {}
         if self.file.is_file():
-            kept = json.loads(self.file.read_text(encoding="utf-8"))
-            self.stages, self.about = kept["stages"], kept["about"]
+            try:
+                kept = json.loads(self.file.read_text(encoding="utf-8"))
+                self.stages, self.about = kept["stages"], kept["about"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{self.file} is damaged, so what is finished is not known; put back a copy of it, or begin anew with "
+                    "another -o and -d."
+                ) from error
 
     def save(self) -> None:
         unfinished = self.file.with_suffix(".unfinished")
-        unfinished.write_text(
-            json.dumps({"about": self.about, "stages": self.stages}, indent=1) + "\n", encoding="utf-8"
-        )
+        with unfinished.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps({"about": self.about, "stages": self.stages}, indent=1) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # or the new name could be on the disk before the content is
         unfinished.replace(self.file)
 
     def command(self, key: str, finished: bool = False) -> list[str]:
@@ -128,7 +138,7 @@ class Record:
                 f"{self.file} says that stage '{stage.title}' was run with other options (then {_others(then, now)}, now "
                 f"{_others(now, then)}){why}; use the same options, or other folders and ids."
             )
-        changed = [str(path) for path in stage.inputs if entry["inputs"].get(str(path)) != fingerprint(path)]
+        changed = [path for path, read in _fingerprints(stage).items() if entry["inputs"].get(path) != read]
         if changed:
             raise UserError(
                 f"{changed[0]} has changed since stage '{stage.title}' was run{why}; use another -o and -d for the new files."
@@ -152,14 +162,18 @@ def option_of(command: Sequence[str], name: str) -> str | None:
     return command[command.index(name) + 1] if name in command[:-1] else None
 
 
-def fingerprint(folder: Path) -> str:
-    """Names, sizes and times of the images of a folder (or of one file), as one short text."""
+def _fingerprints(stage: Stage) -> dict[str, str]:
+    return {str(path): fingerprint(path, stage.channels) for path in stage.inputs}
+
+
+def fingerprint(path: Path, channels: Sequence[str] = ()) -> str:
+    """Names, sizes and times of a file, or of those that the images of a folder are read from, as one short text."""
     import hashlib
 
     from nnunet_synthtumour.image_folders import image_data_in
 
-    files = image_data_in(folder) if folder.is_dir() else [folder]
-    lines = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files if path.exists()]
+    files = image_data_in(path, channels)
+    lines = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files if file.exists()]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
 
@@ -198,7 +212,7 @@ def run_stage(
     entry: dict[str, Any] = {
         "title": stage.title,
         "command": list(stage.command),
-        "inputs": {str(path): fingerprint(path) for path in stage.inputs},
+        "inputs": _fingerprints(stage),
         "outputs": [str(path) for path in stage.outputs],
         "after": record.stamps(stage.after),
         "made_of": stage.made_of,
@@ -214,7 +228,7 @@ def run_stage(
         log.open("a", encoding="utf-8") as to,
         guarded(stage.command, {**environment, "PYTHONUNBUFFERED": "1"}, [lock]) as process,
     ):
-        to.write(f"$ {' '.join(stage.command)}\n")
+        to.write(f"$ {shlex.join(stage.command)}\n")
         assert process.stdout is not None
         for line in process.stdout:
             to.write(line)
@@ -229,7 +243,7 @@ def run_stage(
             raise StageFailed(f"{stage.title}: {sentence}")
         why = f"ended with code {code}" if code else f"wrote no {absent[0]}"
         said = "\n".join(f"  | {line}" for line in list(last)[-LAST_WORDS:] if line)
-        raise StageFailed(f"{' '.join(stage.command)} {why}. Its last words (all of them: {log}):\n{said}")
+        raise StageFailed(f"{shlex.join(stage.command)} {why}. Its last words (all of them: {log}):\n{said}")
     entry |= {
         "state": "finished",
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S"),

@@ -32,9 +32,18 @@ def test_one_channel_with_and_without_its_suffix(tmp_path: Path) -> None:
 
 
 def test_the_files_that_images_are_read_from(tmp_path: Path) -> None:
-    read = ["a_0000.nii.gz", "b.mhd", "b.raw", "scan/1.dcm", "scan/slice", "t1/c.nii"]
-    _touch(tmp_path, *read, ".DS_Store", "notes.txt", "t1/.c.nii", "more/notes.csv")
-    assert image_data_in(tmp_path) == sorted(tmp_path / name for name in read)
+    read = ["a_0000.nii.gz", "b.mhd", "b.raw", "scan/1.dcm", "scan/slice"]
+    other = [".DS_Store", "notes.txt", "t1/c.nii", "scan/more/c.png", "run/predictions/a.nii.gz"]
+    _touch(tmp_path / "flat", *read, *other)
+    assert image_data_in(tmp_path / "flat", ["T1"]) == sorted(tmp_path / "flat" / name for name in read)
+    assert image_data_in(tmp_path / "flat" / "scan") == [
+        tmp_path / "flat" / "scan" / name for name in ("1.dcm", "slice")
+    ]
+    read = ["t1/a.nii", "t1/scan/1.dcm", "FLAIR/a.mhd", "FLAIR/a.zraw"]
+    other = ["t1/.c.nii", "t1/run/c.png", "more/notes.csv", "run/a.nii.gz"]
+    _touch(tmp_path / "channels", *read, *other)
+    found = image_data_in(tmp_path / "channels", ["FLAIR", "T1"])
+    assert found == sorted(tmp_path / "channels" / name for name in read)
 
 
 def test_a_link_to_nothing_is_a_case_whose_image_cannot_be_read(tmp_path: Path) -> None:

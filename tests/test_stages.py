@@ -52,13 +52,20 @@ def test_other_options_or_other_inputs_are_not_taken_for_finished(tmp_path: Path
     assert Record(tmp_path).finished(elsewhere)
     with pytest.raises(UserError, match=r"other options \(then .*close\(\)', now .*# another'\)"):
         Record(tmp_path).finished(_stage(tmp_path, code + " # another"))
-    for beside in (".DS_Store", "notes.txt", ".cache/c.nii.gz"):
-        (given / beside).parent.mkdir(exist_ok=True)
+    for beside in (".DS_Store", "notes.txt", ".cache/c.nii.gz", "drafts/d.png", "run/predictions/a.nii.gz"):
+        (given / beside).parent.mkdir(parents=True, exist_ok=True)
         (given / beside).write_text("not read", encoding="utf-8")
     assert Record(tmp_path).finished(stage)
     (given / "b.nii.gz").write_text("b", encoding="utf-8")
     with pytest.raises(UserError, match="has changed since"):
         Record(tmp_path).finished(stage)
+
+
+@pytest.mark.parametrize("text", ["", '{"about": {', "[]", "{}"])
+def test_a_damaged_record_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"run\.json is damaged.* another -o and -d"):
+        Record(tmp_path)
 
 
 def test_a_stage_is_done_again_after_what_it_was_made_from_or_without_its_outputs(tmp_path: Path) -> None:
