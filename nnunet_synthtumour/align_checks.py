@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_synthtumour.registration.affine_alignment import background_of
+from nnunet_synthtumour.registration.affine_alignment import UPRIGHT, background_of, turn_of
 
 DEVIATIONS = 3.5
 LEAST_DEVIATION = 0.02
@@ -18,7 +18,7 @@ PLANES = ("sagittal", "coronal", "axial")
 
 
 def warnings_of(records: Sequence[dict[str, Any]], reference_case: str | None) -> dict[str, str]:
-    """Why a case looks misaligned, for those that do: an outlier towards low similarity, or no better than before."""
+    """Why a case looks misaligned, for those that do: an outlier towards low similarity, no better than before, or turned."""
     others = [record for record in records if record["case"] != reference_case]
     values = np.array([r["similarity"] for r in others if r["similarity"] is not None and r["problem"] is None])
     found = {}
@@ -29,10 +29,13 @@ def warnings_of(records: Sequence[dict[str, Any]], reference_case: str | None) -
         limit = median - DEVIATIONS * max(deviation, LEAST_DEVIATION)
     for record in others:
         before, after = record["similarity_before"], record["similarity"]
+        turn = turn_of(np.array(record["matrix"])[:-1, :-1])
         if record["problem"] is not None:
             found[record["case"]] = record["problem"]
         elif after is None:
             found[record["case"]] = "it hardly overlaps with the reference"
+        elif turn > UPRIGHT:
+            found[record["case"]] = f"it is turned by {turn:.0f} degrees against its header"
         elif after < limit:
             found[record["case"]] = f"its similarity is {after:.3f}, that of the others {median:.3f} (median)"
         elif before is not None and after <= before and after < median:

@@ -6,7 +6,7 @@ Transforms map points of the fixed image to points of the moving one (mm), which
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,10 @@ LEAST_OVERLAP = 0.25
 """Share of the fixed foreground that must lie inside the moving image; a few matching voxels in a corner are no match."""
 MOST_SCALING = 2.5
 """An affine map that changes volumes by more than this has run away."""
+UPRIGHT = 45.0
+"""Degrees up to which an image lies as its header says; no patient tilts further."""
+FOR_HEADERS = 0.0125
+"""Share of the similarity that a map must gain to turn the image further: what is nearly round is as like itself turned."""
 KEPT_STARTS = {False: 1, True: 3}
 """Starts that the second level still compares: at the coarsest one, two modalities may look alike the wrong way round."""
 
@@ -56,7 +60,8 @@ def affine_transform(
     """The "rigid" or "affine" map from fixed to moving points; 2D or 3D, any two grids.
 
     Each start (`_starts`) is refined rigidly at the coarsest level, the most similar ones at the next, the best of them
-    goes on through all levels.
+    goes on through all levels. Where one that turns the image is hardly better than one that does not, the headers are
+    right.
     One modality is compared by correlation, two by Mattes' mutual information. The same on every run.
     """
     if kind not in ("rigid", "affine"):
@@ -64,11 +69,13 @@ def affine_transform(
     levels = _levels(fixed, moving)
     search = _Search(cross_modality, seed, threads)
     found = [search.refined(levels[0], start, TRYING) for start in _starts(levels[0])]
-    best = sorted(found, key=lambda t: -_similarity(levels[0], t, cross_modality))[: KEPT_STARTS[cross_modality]]
+    found.sort(key=lambda t: -_similarity(levels[0], t, cross_modality))
+    best = found[: KEPT_STARTS[cross_modality]]
+    if all(_turned(transform) for transform in best):  # the coarsest level is no judge of the headers
+        best += [transform for transform in found if not _turned(transform)][:1]
     if len(levels) > 1:
         best = [search.refined(levels[1], transform, TRYING) for transform in best]
-    second = levels[min(1, len(levels) - 1)]
-    transform = max(best, key=lambda t: _similarity(second, t, cross_modality))
+    transform = _best(levels[min(1, len(levels) - 1)], best, cross_modality)
     for level in levels[1:] if kind == "rigid" else levels[1:-1]:
         transform = search.refined(level, transform, REFINING)
     if kind == "affine":
@@ -97,6 +104,26 @@ def background_of(image: sitk.Image) -> float | None:
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     value = values[counts.argmax()]
     return float(value) if (array == value).mean() > 0.1 else None
+
+
+def turn_of(matrix: np.ndarray) -> float:
+    """By how many degrees a linear map turns: the angle of the rotation next to it."""
+    u, _, v = np.linalg.svd(matrix)
+    turn = u @ v
+    cosine = turn[0, 0] if len(turn) == 2 else (np.trace(turn) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def _turned(transform: Any) -> bool:
+    return turn_of(_matrix(transform)) > UPRIGHT
+
+
+def _best(level: Level, transforms: Sequence[Any], cross_modality: bool) -> Any:
+    """The most similar; one that agrees with the headers unless it is clearly less so."""
+    values = [_similarity(level, t, cross_modality) for t in transforms]
+    handicap = FOR_HEADERS * max(0.0, *values)
+    merits = [value - handicap * _turned(t) for value, t in zip(values, transforms, strict=True)]
+    return transforms[int(np.argmax(merits))]
 
 
 def _similarity(level: Level, transform: sitk.Transform, cross_modality: bool) -> float:
@@ -161,8 +188,12 @@ class _Search:
 
 
 def _determinant(transform: Any) -> float:
+    return float(np.linalg.det(_matrix(transform)))
+
+
+def _matrix(transform: Any) -> np.ndarray:
     dims = transform.GetDimension()
-    return float(np.linalg.det(np.array(transform.GetMatrix()).reshape(dims, dims)))
+    return np.array(transform.GetMatrix()).reshape(dims, dims)
 
 
 def _as_affine(transform: Any) -> sitk.AffineTransform:

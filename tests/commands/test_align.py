@@ -98,6 +98,21 @@ def test_a_case_that_looks_wrong_is_warned_about(
     assert "c1 looks misaligned" not in said
 
 
+def test_a_case_that_is_turned_against_its_header_is_warned_about(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, cases=2)
+    for file in (source / "imagesTr" / "c1_0000.nii.gz", source / "labelsTr" / "c1.nii.gz"):
+        image = sitk.ReadImage(str(file))
+        image.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])
+        sitk.WriteImage(image, str(file))
+    assert align("--reference", "c0") == 0
+    said = "it is turned by 1"
+    assert f"warning: c1 looks misaligned: {said}" in capsys.readouterr().out
+    report = read(source.with_name(TARGET) / "alignment.json")
+    assert report["cases"][1]["warning"].startswith(said) and report["cases"][0]["warning"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunet_synthtumour.registration.affine_alignment import (
     affine_transform,
     background_of,
     moments,
     similarity_after,
+    turn_of,
 )
 
 
@@ -95,6 +97,47 @@ def test_grids_that_do_not_touch_and_oblique_directions() -> None:
     for place in places:
         at = found.TransformPoint(image.TransformIndexToPhysicalPoint(place))
         assert np.linalg.norm(np.subtract(at, moving.TransformIndexToPhysicalPoint(place))) < 0.7
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_wrong_header_is_seen_through(axis: int) -> None:
+    image = drawn(3)
+    signs = [-1.0] * 3
+    signs[axis] = 1.0
+    moving = sitk.Image(image)
+    moving.SetDirection(np.diag(signs).ravel().tolist())
+    found = affine_transform(image, moving, "rigid")
+    assert turn_of(np.array(found.GetMatrix()).reshape(3, 3)) == pytest.approx(180, abs=2)
+
+
+def trunk(seed: int) -> sitk.Image:
+    """Almost round, as a trunk is, with two organs that are small beside it; each seed has its own texture."""
+    shape, sides = (20, 26, 24), (3.5, 3.0, 3.0)
+    rng = np.random.default_rng(seed)
+    centre = [(n - 1) / 2 + rng.uniform(-1, 1) for n in shape]
+    away = [(i - c) * mm for i, c, mm in zip(np.indices(shape), centre, sides, strict=True)]
+    texture = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
+    inside = sum((a / half) ** 2 for a, half in zip(away, (30, 36, 30), strict=True)) < 1
+    tissue = np.where(inside, 40 + 60 * texture, -1000)
+    for at, radius, value in (((10.5, 0, 9), 12, 120), ((-14, -6, -9), 8, 0)):
+        tissue[sum((a - p) ** 2 for a, p in zip(away, at, strict=True)) < radius**2] = value
+    image = sitk.GetImageFromArray(tissue.astype(np.float32))
+    image.SetSpacing(sides[::-1])
+    return image
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_headers_are_right_where_a_turn_gains_hardly_anything(seed: int) -> None:
+    found = affine_transform(trunk(0), trunk(seed), "rigid")
+    assert turn_of(np.array(found.GetMatrix()).reshape(3, 3)) < 20
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_turn_of_a_matrix(dims: int) -> None:
+    turn = np.eye(dims)
+    turn[:2, :2] = [[0, -1], [1, 0]]
+    scaling = np.diag([1.3, 0.8, 1.1][:dims])
+    assert turn_of(turn @ scaling) == pytest.approx(90) and turn_of(scaling) == pytest.approx(0, abs=1e-5)
 
 
 def test_it_is_never_worse_than_doing_nothing_and_the_same_every_time() -> None:
