@@ -22,11 +22,11 @@ from nnunet_synthtumour.settings import SHORT, Settings, settings_of
 from nnunet_synthtumour.short_training import EPOCHS, ITERATIONS, number_in
 from nnunet_synthtumour.trainers.averaged_weights import Averaging, horizon_of, with_averages
 from nnunet_synthtumour.trainers.case_splits import splits_by_role
-from nnunet_synthtumour.trainers.earlier_checkpoints import make_way
+from nnunet_synthtumour.trainers.earlier_checkpoints import BEST, FINAL, LATEST, make_way
 from nnunet_synthtumour.trainers.precision import channels_innermost, has_bfloat16, in_float, mixed_precision
 from nnunet_synthtumour.trainers.validation_references import ReferenceWriter
 
-SAVES = 20  # a kill costs no more than a twentieth of a training
+SAVES = 20  # a kill costs no more than a twentieth of a training, or one epoch
 
 
 class AveragingTrainer(nnUNetTrainer):
@@ -64,6 +64,7 @@ class AveragingTrainer(nnUNetTrainer):
         self._lr_of = {"sgd": self.initial_lr, "adamw": self.ADAMW_LR}
         self._resumed_optimizer: str | None = None
         self._resumed_mirroring: bool | None = None
+        self._first_epoch: int | None = None  # that was trained since the last checkpoint
         self.initial_lr = self._default_lr = self.default_lr()
 
     def initialize(self) -> None:
@@ -202,6 +203,8 @@ class AveragingTrainer(nnUNetTrainer):
         if self.local_rank or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
+        if self._first_epoch == 0:
+            self._make_way(Path(filename), FINAL, LATEST, BEST)
         for left_by_a_kill in Path(filename).parent.glob(f".*.{Path(filename).name}"):
             left_by_a_kill.unlink()
         with complete(Path(filename)) as scratch:
@@ -210,6 +213,14 @@ class AveragingTrainer(nnUNetTrainer):
             if more:
                 written = torch.load(scratch, map_location="cpu", weights_only=False)
                 torch.save({**written, **more}, scratch)
+        if self._first_epoch and Path(filename).name != FINAL:
+            self._make_way(Path(filename), FINAL)
+        self._first_epoch = None
+
+    def _make_way(self, file: Path, *names: str) -> None:
+        line = make_way(file.parent, names)
+        if line:
+            self.print_to_log_file(line)
 
     def beside_in_checkpoint(self) -> dict[str, Any]:
         """What a trainer adds to nnU-Net's checkpoint."""
@@ -218,10 +229,6 @@ class AveragingTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         self.save_every = min(self.save_every, max(1, self.num_epochs // SAVES))
-        if self.local_rank == 0 and not self.disable_checkpointing and self.current_epoch < self.num_epochs:
-            line = make_way(Path(self.output_folder), goes_on=self.current_epoch > 0)
-            if line:
-                self.print_to_log_file(line)
         if self.device.type == "cpu" and not self.is_short():
             self.print_to_log_file(
                 f"WARNING: {self.num_epochs} epochs of {self.num_iterations_per_epoch} iterations are many for a CPU; "
@@ -232,6 +239,8 @@ class AveragingTrainer(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         self._average_as_wanted()
         self._use_average(False)
+        if self._first_epoch is None:
+            self._first_epoch = self.current_epoch
         super().on_train_epoch_start()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:

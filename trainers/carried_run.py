@@ -76,25 +76,40 @@ def digest_of(cases: Any, names: Sequence[str]) -> str:
 
 def _begin(folder: Path, scratch: Path, mark: dict[str, Any], files: Callable[[str], Sequence[str]]) -> None:
     """`scratch` with the targets that are done; none where all of them are, in `folder`."""
-    file, wanted = scratch / MARK, json.dumps(mark, sort_keys=True)
+    file, wanted = scratch / MARK, json.loads(json.dumps(mark))
     done = is_complete(folder, mark)
-    if not done and file.is_file() and file.read_text(encoding="utf-8") == wanted:
+    if not done and file.is_file() and _goes_on(scratch, wanted, files):
         return
     shutil.rmtree(scratch, ignore_errors=True)
     if done:
         return
     scratch.mkdir(parents=True)
-    file.write_text(wanted, encoding="utf-8")
     for row in _still_right(folder, mark):
         for name in files(row["case"]):
             shutil.copyfile(folder / name, scratch / name)
         _note(scratch / f"{row['case']}.json", row)
+    _note(file, wanted)  # last: a run that is killed while it copies copies again
 
 
-def _note(file: Path, row: dict[str, Any]) -> None:
-    """That a target is done."""
+def _goes_on(scratch: Path, wanted: dict[str, Any], files: Callable[[str], Sequence[str]]) -> bool:
+    """Whether what a killed run has done is still right, but for the targets that have changed, which it forgets."""
+    file = scratch / MARK
+    begun = json.loads(file.read_text(encoding="utf-8"))
+    before, now = begun.get(EACH, {}), wanted.get(EACH, {})
+    if {**begun, EACH: now} != {**wanted, EACH: now}:
+        return False
+    for case in before:
+        if now.get(case) != before[case]:
+            for name in (f"{case}.json", *files(case)):
+                (scratch / name).unlink(missing_ok=True)
+    _note(file, wanted)
+    return True
+
+
+def _note(file: Path, content: dict[str, Any]) -> None:
+    """That a target is done, or what for."""
     with complete(file) as unfinished:
-        unfinished.write_text(json.dumps(row), encoding="utf-8")
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _still_right(folder: Path, mark: dict[str, Any]) -> list[dict[str, Any]]:

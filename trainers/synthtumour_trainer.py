@@ -122,7 +122,7 @@ class SynthTumourTrainer(AveragingTrainer):
         dataset_class = self.dataset_class or infer_dataset_class(self.preprocessed_dataset_folder)
         dataset = dataset_class(self.preprocessed_dataset_folder, cases)
         found = {}
-        for case in cases[:: len(cases) // LOOKED_AT + 1]:
+        for case in cases[:: -(-len(cases) // LOOKED_AT)]:
             _, seg, _, properties = dataset.load_case(case)
             voxels = int(np.count_nonzero(seg[:] == self.lesions.ignore_label))
             found[case] = millilitres(voxels, seg.shape[1:], self._spacing_of(properties))

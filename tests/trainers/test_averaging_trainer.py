@@ -188,29 +188,46 @@ def _trained(toy: Path, epochs: int, killed_in: int | None = None, **training: A
     return trainer
 
 
+def _found_by_c(toy: Path) -> int:
+    """The epoch that `--c` begins with."""
+    trainer: Any = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": 6}, resume=True)
+    maybe_load_checkpoint(trainer, True, False)
+    return int(trainer.current_epoch)
+
+
 def test_a_finished_training_that_goes_on_and_is_killed_goes_on_from_there(toy: Path) -> None:
     folder = Path(_trained(toy, epochs=2).output_folder)
-    assert (folder / "checkpoint_final.pth").is_file()
+    final = (folder / "checkpoint_final.pth").read_bytes()
+    assert _trained(toy, epochs=6, killed_in=2).current_epoch == 2
+    assert (folder / "checkpoint_final.pth").read_bytes() == final  # nothing newer is there yet
     assert _trained(toy, epochs=6, killed_in=4).current_epoch == 4
-    assert torch.load(folder / "checkpoint_latest.pth", weights_only=False)["current_epoch"] == 4
-    assert not (folder / "checkpoint_final.pth").exists()
-    resumed = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": 6}, resume=True)
-    maybe_load_checkpoint(resumed, True, False)
-    assert resumed.current_epoch == 4
+    assert _found_by_c(toy) == 4
+    assert (folder / "previous_1_checkpoint_final.pth").read_bytes() == final
     _trained(toy, epochs=6)
     assert torch.load(folder / "checkpoint_final.pth", weights_only=False)["current_epoch"] == 6
 
 
 def test_another_training_in_the_same_folder_is_not_mistaken_for_the_first(toy: Path) -> None:
-    first = _trained(toy, epochs=2)
-    folder = Path(first.output_folder)
-    final = (folder / "checkpoint_final.pth").read_bytes()
+    folder = Path(_trained(toy, epochs=2).output_folder)
+    first = {name: (folder / name).read_bytes() for name in ("checkpoint_best.pth", "checkpoint_final.pth")}
     _trained(toy, epochs=6, seed=2, killed_in=0)
-    resumed = make_trainer(toy, SynthTumourTrainer, training={**SHORT, "epochs": 6}, resume=True)
-    maybe_load_checkpoint(resumed, True, False)
-    assert resumed.current_epoch == 0
-    assert (folder / "previous_checkpoint_final.pth").read_bytes() == final
-    assert any("previous_checkpoint_best" in file.read_text(encoding="utf-8") for file in folder.glob("training_log*"))
+    assert {file.name: file.read_bytes() for file in folder.glob("*.pth")} == first  # by mistake, and stopped at once
+    _trained(toy, epochs=6, seed=2, killed_in=3)
+    assert _found_by_c(toy) == 3
+    _trained(toy, epochs=6, seed=3, killed_in=2)
+    assert {name: (folder / f"previous_1_{name}").read_bytes() for name in first} == first
+    assert (folder / "previous_2_checkpoint_best.pth").is_file() and _found_by_c(toy) == 2
+    logs = [file.read_text(encoding="utf-8") for file in folder.glob("training_log*")]
+    assert sum("renamed to previous_1_" in text for text in logs) == 1
+
+
+def test_a_refused_training_leaves_the_checkpoints_of_the_last_one(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(_trained(toy, epochs=2).output_folder)
+    before = sorted(folder.glob("*.pth"))
+    monkeypatch.setattr(SynthTumourTrainer, "hosts_ml", lambda self: {"case_000": 0.0})
+    with pytest.raises(Refusal):
+        make_trainer(toy, SynthTumourTrainer, training=SHORT).run_training()
+    assert sorted(folder.glob("*.pth")) == before
 
 
 def test_a_finished_training_that_is_only_validated_again_keeps_its_checkpoint(toy: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +70,32 @@ def test_of_many_targets_those_alone_are_carried_anew_that_have_changed(tmp_path
     assert {file.name for file in carry.folder.iterdir()} == {"a_seg.npy", "b_seg.npy", "c_seg.npy", REPORT}
     assert again({"c": "1"}) == [] and [file.name for file in carry.folder.glob("*.npy")] == ["c_seg.npy"]
     assert again({"c": "1"}, network="other") == ["c"]
+
+
+def test_a_killed_run_keeps_what_it_did_for_targets_that_have_not_changed_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry = Carrying(tmp_path / "carried_labels")
+
+    def again(each: dict[str, str], dies_at: str = "") -> list[str]:
+        before, carry.dies_at = len(carry.done), dies_at
+        with pytest.raises(KeyboardInterrupt) if dies_at else nullcontext():
+            carry_to_all(carry.folder, list(each), {EACH: each}, carry.to_target, files=lambda c: [f"{c}_seg.npy"])
+        return [case for case in carry.done[before:] if case != dies_at]
+
+    assert again({"a": "1", "b": "1", "c": "1", "d": "1"}, dies_at="d") == ["a", "b", "c"]
+    assert again({"a": "1", "b": "2", "d": "1", "e": "1"}) == ["b", "d", "e"]
+    assert {file.name for file in carry.folder.iterdir()} == {*[f"{c}_seg.npy" for c in "abde"], REPORT}
+
+    copy, copied = shutil.copyfile, []
+
+    def dies_at_the_second(source: Path, target: Path) -> None:
+        copied.append(source)
+        if len(copied) == 2:
+            raise KeyboardInterrupt
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        again({"a": "1", "b": "2", "d": "1", "e": "1", "f": "1"})
+    assert again({"a": "1", "b": "2", "d": "1", "e": "1", "f": "1"}) == ["f"]
