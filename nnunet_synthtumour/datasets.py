@@ -108,17 +108,18 @@ def about_guessed_hosts(dataset_json: dict[str, Any]) -> list[str]:
     return said
 
 
-def _target(raw: Path, options: PrepareOptions) -> Path:
-    if not 0 < options.number < 1000:
-        raise UserError(
-            f"The data set id is {options.number}, but nnU-Net's ids run from 1 to 999; choose another with -d."
-        )
-    if not options.name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(
-            f"The name '{options.name}' has signs that nnU-Net's folder names do not take; use letters and digits."
-        )
-    if not options.channels or "" in options.channels or len(set(options.channels)) < len(options.channels):
+def check_names(number: int, name: str, channels: Sequence[str]) -> None:
+    """Raise `UserError` for what cannot be the id, the name or the channels of a data set."""
+    if not 0 < number < 1000:
+        raise UserError(f"The data set id is {number}, but nnU-Net's ids run from 1 to 999; choose another with -d.")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UserError(f"The name '{name}' has signs that nnU-Net's folder names do not take; use letters and digits.")
+    if not channels or "" in channels or len(set(channels)) < len(channels):
         raise UserError("Name every channel once, in the order of the files: --channel FLAIR --channel T1.")
+
+
+def _target(raw: Path, options: PrepareOptions) -> Path:
+    check_names(options.number, options.name, options.channels)
     if not os.access(raw, os.W_OK):
         raise UserError(f"{RAW} points to {raw}, which cannot be written; choose a folder of yours.")
     target = raw / f"Dataset{options.number:03d}_{options.name}"

@@ -43,7 +43,9 @@ class Run(Recipe):
         return {**KEEPING, **self.environment} if stage.epochs and self.options.device == "cpu" else self.environment
 
     def shell(self) -> str:
-        """The commands that a run amounts to."""
+        """The commands that a run amounts to; complains as a run does, but for a GPU: another machine may have it."""
+        self._check()
+        self._check_begun(Record(self.out))
         lines = [f"export {name}={shlex.quote(self.environment[name])}" for name in (RAW, PREPROCESSED, RESULTS)]
         for stage in self.stages(self.options.rounds):
             lines += ["", f"# {stage.title}", shlex.join(stage.command)]
@@ -52,12 +54,12 @@ class Run(Recipe):
     def go(self) -> Path:
         """Run what is not finished yet; returns the report."""
         self._check()
+        self._check_device()
         with only_one(self.out) as lock:
             for folder in (self.raw, self.preprocessed, self.results):
                 folder.mkdir(parents=True, exist_ok=True)
             record = Record(self.out)
-            self._check_nobody_elses(record)
-            record.check(self.stages(self.options.rounds))  # before anything is done
+            self._check_begun(record)  # before anything is done
             record.about = {"version": __version__, "options": _plain(asdict(self.options)),
                             "folders": {v: self.environment[v] for v in (RAW, PREPROCESSED, RESULTS)}}  # fmt: skip
             record.save()
@@ -173,10 +175,11 @@ class Run(Recipe):
 
     def _check(self) -> None:
         """What would go wrong later and can be seen now."""
-        from nnunet_synthtumour.lesion_model import load_model
+        from nnunet_synthtumour.datasets import check_names
 
         o = self.options
-        load_model(o.preset_name())
+        self.settings()
+        check_names(o.number, o.name, o.channels)
         for option, folder in (("--healthy", o.healthy), ("--unlabelled", o.unlabelled), ("--test", o.test),
                                ("--test-labels", o.test_labels), ("--host-masks", o.host_masks)):  # fmt: skip
             if folder is not None and not Path(folder).is_dir():
@@ -195,11 +198,17 @@ class Run(Recipe):
         if "cascade" in o.configuration:
             raise UserError(f"-c {o.configuration} cannot be trained on grown lesions; choose 3d_fullres or 3d_lowres.")
         o.plans_name()
-        if o.device == "cuda":
+
+    def _check_device(self) -> None:
+        if self.options.device == "cuda":
             import torch
 
             if not torch.cuda.is_available():
                 raise UserError("No GPU was found; use -device cpu, or see 'synthtumour doctor'.")
+
+    def _check_begun(self, record: Record) -> None:
+        self._check_nobody_elses(record)
+        record.check(self.stages(self.options.rounds))
 
     def _check_nobody_elses(self, record: Record) -> None:
         """Data sets of these ids that this run neither made nor began are not touched."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from nnunet_synthtumour.atomic_files import read_json
 from nnunet_synthtumour.dataset_folders import PREPROCESSED, RAW, RESULTS
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.junior_model import usual_checkpoint
-from nnunet_synthtumour.lesion_model import is_ct, preset_files
-from nnunet_synthtumour.schema import parse_assignments
+from nnunet_synthtumour.kept_settings import own_settings
+from nnunet_synthtumour.lesion_model import is_ct, model_of, preset_files
+from nnunet_synthtumour.schema import merge, parse, parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
-from nnunet_synthtumour.settings import settings_of
+from nnunet_synthtumour.settings import BLOCK, Settings
 from nnunet_synthtumour.short_training import EPOCHS, number_in
 from nnunet_synthtumour.stages import Stage
 
@@ -186,12 +186,17 @@ class Recipe:
             for fold in o.folds
         ]  # fmt: skip
 
+    def settings(self) -> Settings:
+        """Those that the data set has by now, over those given, checked."""
+        o = self.options
+        given = parse_assignments([*o.settings, f"lesion.preset={o.preset_name()}"], "training.epochs=100", Settings)
+        settings = parse(Settings, merge(given, own_settings(self.raw / self.dataset(0)) or {}), BLOCK)
+        model_of(settings, o.channels)  # complains about what does not exist or fit
+        return settings
+
     def epochs(self, round_: int) -> int:
         """Epochs of one training, as far as it can be known by now."""
-        given = number_in(self.environment, EPOCHS)
-        file = self.raw / self.dataset(0) / "dataset.json"
-        dataset_json = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        settings = settings_of(dataset_json)
+        given, settings = number_in(self.environment, EPOCHS), self.settings()
         return given or (round_ and settings.senior.epochs) or settings.training.epochs or 1000
 
     def pseudolabels(self, round_: int) -> Stage:

@@ -119,14 +119,17 @@ def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pyte
         (("--preset", "gliomas"), "gliomas"),
         (("-d", "999"), "choose -d"),
         (("-pl", "SomebodysPlanner"), "name them with -p"),
+        (("-n", "My run"), "The name 'My run' has signs"),
+        (("--set", "pseudolabels.max_dout=3"), "max_dout"),
     ],
 )
 def test_what_a_user_may_get_wrong_is_one_sentence_before_anything_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], says: str
 ) -> None:
-    assert main(["run", *_options(tmp_path), *change]) == 2
-    assert says in capsys.readouterr().err
-    assert not (tmp_path / "out" / RECORD).exists()
+    for more in ((), ("--dry-run",)):
+        assert main(["run", *_options(tmp_path), *change, *more]) == 2
+        assert says in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 @dataclass
@@ -317,8 +320,9 @@ def test_nobody_elses_data_set_is_touched_after_a_failure_or_by_more_rounds(
         (raw / name).mkdir(parents=True)
     faked.fails = "prepare"
     assert main(["run", *options]) == 2
-    assert main(["run", *options, "-d", "400"]) == 2
-    assert "Dataset400_Run exists already" in capsys.readouterr().err
+    for more in ((), ("--dry-run",)):
+        assert main(["run", *options, "-d", "400", *more]) == 2
+        assert "Dataset400_Run exists already" in capsys.readouterr().err
     faked.fails = ""
     faked.again(*options)
     assert main(["run", *options, "--rounds", "2"]) == 2
