@@ -71,6 +71,12 @@ class CrossModalTrainer(DeepAtlasTrainer):
         if not self.labelled or not self.unlabelled:
             which = "source" if not self.labelled else "target"
             raise Refusal(f"The {which} data set has no usable case; preprocess it, and give the source labels.")
+        alone = self._without_partner()
+        if alone and len(alone) == len(settings.cases(UNLABELLED)):
+            raise Refusal(
+                f"source.pairing is 'paired', but no unlabelled case of {self.plans_manager.dataset_name} is called like a "
+                f"labelled one of {self.source.folder.name}; give a patient's images one name, or set it to unpaired."
+            )
         if len(self.dataset_json["channel_names"]) != len(self.source.dataset_json["channel_names"]):
             raise Unsupported(
                 f"{name} compares images channel by channel, but source and target have different numbers of channels."
@@ -82,6 +88,13 @@ class CrossModalTrainer(DeepAtlasTrainer):
             # the segmenter of targets knows nothing of sources
             deepatlas=dataclasses.replace(settings.deepatlas, guided=False),
         )
+
+    def _without_partner(self) -> list[str]:
+        """Targets that get labels of other patients although cases are paired."""
+        source = self.settings.source
+        if source is None or source.pairing != "paired":
+            return []
+        return [case for case in self.settings.cases(UNLABELLED) if SOURCE + case not in self.labelled]
 
     def images_seen(self) -> SeenImages:
         """Sources are moved, targets are fixed."""
@@ -109,6 +122,10 @@ class CrossModalTrainer(DeepAtlasTrainer):
                 {"labelled-unlabelled": 1.0}, mirror_axes,
             )  # fmt: skip
             self.say_what_is_left_out(self.unlabelled, train, val)
+            if alone := self._without_partner():
+                self.print_to_log_file(
+                    f"No source is called like {', '.join(alone)}: their labels are those of other patients."
+                )
             self.taught_by = set(self.labelled)
             self.dataloader_pairs = self._start_pairs(loader)
         # labels that an earlier training left in this folder are not this one's

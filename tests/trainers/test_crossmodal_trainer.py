@@ -220,6 +220,18 @@ def test_what_it_cannot_do_is_said_at_once(two: Path) -> None:
         make_trainer(two, CrossModalTrainer, roles=TARGETS, source={"dataset": "77"})
 
 
+def test_targets_without_a_partner_are_named_and_a_pairing_without_pairs_is_refused(two: Path) -> None:
+    source = {"dataset": "2", "pairing": "paired"}
+    with pytest.raises(Refusal, match="no unlabelled case of Dataset001_"):
+        make_trainer(two, CrossModalTrainer, roles=TARGETS, source=source)
+    roles = {**TARGETS, "case_006": "unlabelled"}
+    trainer = make_trainer(two, CrossModalTrainer, fold="all", roles=roles, source=source)
+    trainer.initialize()
+    trainer.get_dataloaders()
+    log = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8")
+    assert "No source is called like case_000, case_001, case_002, case_003: " in log
+
+
 def test_votes_are_weighted_by_likeness_and_doubt_is_ignored() -> None:
     one, other = torch.zeros(2, 4, 4, 4, dtype=torch.int16)
     one[:2], other[:] = 1, 0
