@@ -22,6 +22,7 @@ from nnunet_synthtumour.settings import LABELLED, PSEUDO, settings_of
 from nnunet_synthtumour.visibility import VisibilityCase
 
 ITERATIONS = 30
+LEAST_INSIDE = 0.5  # of the volume of the source's structures; the rest has no voxel of the target to be judged by
 FINE_MM = 2.0  # fields need no finer grid: what is left of a border is corrected by what the target shows
 
 
@@ -66,11 +67,12 @@ def read_cases(given: Given) -> tuple[list[VisibilityCase], dict[str, int], str]
         raise UserError(
             f"{folder.name} has no labelled case; give --labels FOLDER, or --source DATASET of the labelled modality."
         )
-    return _carried(given, folder, dataset_json, names, source)
+    paired = settings.source is not None and settings.source.pairing == "paired"
+    return _carried(given, folder, dataset_json, names, source, paired)
 
 
 def _carried(
-    given: Given, folder: Path, dataset_json: dict[str, Any], names: dict[str, int], source: str
+    given: Given, folder: Path, dataset_json: dict[str, Any], names: dict[str, int], source: str, paired: bool
 ) -> tuple[list[VisibilityCase], dict[str, int], str]:
     nnunet_folder(RAW)
     source_json, file = read_dataset_json(source)
@@ -83,16 +85,42 @@ def _carried(
     sources = sorted(labels)
     if not sources:
         raise UserError(f"{file.parent} has no labelled case; name another data set as the source.")
-    paired = sorted(set(sources) & set(targets))
-    pairs = {c: c for c in paired} or {c: sources[i % len(sources)] for i, c in enumerate(targets)}
+    pairs = {c: c if paired else sources[i % len(sources)] for i, c in enumerate(targets) if not paired or c in labels}
+    if not pairs:
+        raise UserError(
+            f"source.pairing is 'paired', but no case of {folder.name} is called like a labelled one of {file.parent.name}; "
+            "give a patient's images one name, or set source.pairing=unpaired."
+        )
+    chosen = _some(pairs, given.cases)
+    given_and_inside = [
+        _volumes(labels[name], raw_files(folder, dataset_json, target)[0][0], list(theirs)) for target, name in chosen
+    ]
+    total, inside = np.sum(given_and_inside, axis=0)
+    if inside < LEAST_INSIDE * total:
+        raise UserError(
+            f"Only {inside / total:.0%} of the labels of {file.parent.name} lie within the images of {folder.name}; put both "
+            "on one grid with 'synthtumour align' first, and ask about the aligned data sets."
+        )
     cases = []
-    for target, name in _some(pairs, given.cases):
+    for target, name in chosen:
         fixed = _channels(folder, dataset_json, target)
         moving = raw_files(file.parent, source_json, name)[0][0]
         cases.append(_brought(target, fixed, moving, labels[name], theirs, given.register))
     how = "registered" if given.register else "as they lie"
     which = "of the same patients" if paired else "of other patients"
     return cases, names, f"labels: {file.parent.name}, {which}, {how}"
+
+
+def _volumes(label_file: Path, fixed_file: Path, values: list[int]) -> tuple[float, float]:
+    """Of the structures in a label map, and of what of them lies within the fixed image (mm^3)."""
+    label = _read(label_file)
+    inside = sitk.Resample(
+        label, _read(fixed_file), sitk.Transform(3, sitk.sitkIdentity), sitk.sitkNearestNeighbor, 0.0
+    )
+    there, here = (
+        float(np.isin(np.rint(_array(image)), values).sum() * np.prod(image.GetSpacing())) for image in (label, inside)
+    )
+    return there, here
 
 
 def _brought(

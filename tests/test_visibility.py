@@ -157,14 +157,42 @@ def test_a_data_set_without_roles_is_labelled_where_it_has_label_files(
         assert main([*command, "-d", "2", *more]) == 0
         found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
         assert found["labels"] == "labels: the target's own" and found["verdicts"][0]["cases"] == 2
-    dataset(raw, "Dataset001_Target", False, 5.0)
+    target = dataset(raw, "Dataset001_Target", False, 5.0) / "dataset.json"
     assert main([*command, "-d", "1", "--source", "2"]) == 0
     found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
+    assert found["verdicts"][0]["cases"] == 3 and "of other patients" in found["labels"], (
+        "a name says nothing by itself"
+    )
+    settings = json.loads(target.read_text(encoding="utf-8"))
+    settings["synthtumour"]["source"] = {"dataset": "2", "pairing": "paired"}
+    target.write_text(json.dumps(settings), encoding="utf-8")
+    assert main([*command, "-d", "1"]) == 0
+    found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
     assert found["verdicts"][0]["cases"] == 2, "c1 has no label in the source"
+    assert "of the same patients" in found["labels"]
+    for file in (*(folder / "imagesTr").iterdir(), *(folder / "labelsTr").iterdir()):
+        file.rename(file.with_name(f"other_{file.name}"))
+    assert main([*command, "-d", "1"]) == 2
+    assert "no case of Dataset001_Target is called like a labelled one of Dataset002_Plain" in capsys.readouterr().err
     for file in (folder / "labelsTr").iterdir():
         file.unlink()
     assert main([*command, "-d", "1", "--source", "2"]) == 2
     assert "Dataset002_Plain has no labelled case" in capsys.readouterr().err
+
+
+def test_data_sets_that_lie_apart_are_to_be_aligned_first(
+    nnunet_folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = nnunet_folders["nnUNet_raw"]
+    dataset(raw, "Dataset001_Target", False, 5.0)
+    source = dataset(raw, "Dataset002_Source", True, 5.0)
+    for file in (*(source / "imagesTr").iterdir(), *(source / "labelsTr").iterdir()):
+        image = sitk.ReadImage(str(file))
+        image.SetOrigin((500.0, 0.0, 0.0))
+        sitk.WriteImage(image, str(file))
+    assert main(["visibility", "-d", "1", "--source", "2", "-o", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "Only 0% of the labels of Dataset002_Source lie within" in said and "'synthtumour align' first" in said
 
 
 def test_channels_of_another_size_are_refused_wherever_labels_come_from(
