@@ -68,18 +68,17 @@ def align_dataset(options: AlignOptions) -> Aligned:
     """Align all cases; a run that was interrupted goes on where it was, with what is finished kept."""
     if options.spacing is not None and not options.spacing > 0:
         raise UserError(f"--spacing {options.spacing} is not a length in mm; give a number above 0.")
-    dataset_json, file = read_dataset_json(_source(options.dataset))
-    source = file.parent.resolve()
+    dataset_json, source = _dataset(options.dataset)
     settings_of(dataset_json)  # a mistake in the block shall show before the work, not after it
     cases = _cases(source, dataset_json)
     target = _target(options.out, source)
     asked = {
         "source": str(source),
-        "reference": options.reference,
+        "reference": _spelt_out(options.reference, cases),
         "kind": options.kind,
         "cross_modality": options.cross_modality,
         "spacing": options.spacing,
-        "onto": options.onto,
+        "onto": None if options.onto is None else str(_dataset(options.onto)[1]),
         "seed": options.seed,
     }
     partners = _partners(options, cases)
@@ -113,6 +112,18 @@ def align_dataset(options: AlignOptions) -> Aligned:
     theirs, mine = without_cases(block), without_cases(new_block)
     differing = tuple(sorted(key for key in {*theirs, *mine} if theirs.get(key) != mine.get(key)))
     return Aligned(target, name, len(cases), kept, warnings, (source / "imagesTs").is_dir(), differing)
+
+
+def _dataset(given: str) -> tuple[dict[str, Any], Path]:
+    """Its `dataset.json`, and its folder, which is the same however it is spelt."""
+    dataset_json, file = read_dataset_json(_source(given))
+    return dataset_json, file.parent.resolve()
+
+
+def _spelt_out(reference: str, cases: Sequence[RawCase]) -> str:
+    """A file by its whole path, so that another spelling is no other option; a case, `auto` and `template` as they are."""
+    is_case = any(case.name == reference for case in cases)
+    return str(Path(reference).resolve()) if not is_case and Path(reference).is_file() else reference
 
 
 def _source(given: str) -> str | Path:
@@ -170,12 +181,12 @@ def _partners(options: AlignOptions, cases: Sequence[RawCase]) -> dict[str, Path
         return None
     if options.spacing is not None or options.reference != AUTO:
         raise UserError("--onto takes reference and grid from the other data set; leave out --reference and --spacing.")
-    dataset_json, file = read_dataset_json(_source(options.onto))
-    there = {case.name: case.images[0] for case in _cases(file.parent.resolve(), dataset_json)}
+    dataset_json, folder = _dataset(options.onto)
+    there = {case.name: case.images[0] for case in _cases(folder, dataset_json)}
     alone = [case.name for case in cases if case.name not in there]
     if alone:
         raise UserError(
-            f"{len(alone)} cases have no case of the same name in {file.parent} ({alone[0]}, for one); rename or remove them."
+            f"{len(alone)} cases have no case of the same name in {folder} ({alone[0]}, for one); rename or remove them."
         )
     return {case.name: there[case.name] for case in cases}
 

@@ -141,6 +141,24 @@ def test_a_changed_file_is_followed_as_the_reference(nnunet_folders: dict[str, P
         assert sitk.ReadImage(str(image)).GetOrigin() == origin
 
 
+def test_another_spelling_is_no_other_option(
+    nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
+    partners = nnunet_folders["nnUNet_raw"] / "Dataset012_Partners"
+    shutil.copytree(source, partners)
+    monkeypatch.chdir(partners)
+    file = partners / "imagesTr" / "c0_0000.nii.gz"
+    spellings = (
+        ("--reference", (str(file), "imagesTr/c0_0000.nii.gz"), "11_Together"),
+        ("--onto", ("12", "Dataset012_Partners", str(partners)), "13_Onto"),
+    )
+    for option, values, out in spellings:
+        for value in values:
+            assert align(option, value, "-o", out) == 0, value
+        assert capsys.readouterr().out.count("2 kept from an earlier run") == len(values) - 1
+
+
 def test_a_reference_of_unknown_age_is_chosen_anew(nnunet_folders: dict[str, Path]) -> None:
     source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=2)
     assert align("--reference", "c0") == 0
