@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ def nnunet_folder(variable: str) -> Path:
         raise UserError(f"The environment variable {variable} is not set; export {variable}=/a/folder first.")
     folder = Path(value)
     if not folder.is_dir():
-        raise UserError(f"{variable} points to {folder}, which is not a folder; create it with 'mkdir -p {folder}'.")
+        raise UserError(
+            f"{variable} points to {folder}, which is not a folder; create it: mkdir -p {shlex.quote(value)}"
+        )
     return folder
 
 

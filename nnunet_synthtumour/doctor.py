@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -100,7 +101,7 @@ def _folder(variable: str) -> Finding:
         return Finding(variable, False, "not set", f"export {variable}=/a/folder with room for your data.")
     folder = Path(value)
     if not folder.is_dir():
-        return Finding(variable, False, f"{folder} is not a folder", f"create it with 'mkdir -p {folder}'.")
+        return Finding(variable, False, f"{folder} is not a folder", f"create it: mkdir -p {shlex.quote(str(folder))}")
     try:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass

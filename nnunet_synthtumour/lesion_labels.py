@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,9 +33,10 @@ def lesion_labels(labels: Mapping[str, Any], chosen: Mapping[str, str | int] | N
     unclear = [name for name in own if name not in found.values()]
     if unclear or "whole" not in found:
         example = found if "whole" in found else {"whole": (unclear or list(own))[0], **found}
+        words = shlex.quote(f"lesion.parts={json.dumps(example)}")
         raise SettingsError(
             f"The names of the labels ({', '.join(foreground)}) do not say which part of a lesion each of them is; set "
-            f"lesion.parts, for example synthtumour settings -d ID --set 'lesion.parts={json.dumps(example)}' "
+            f"lesion.parts, for example synthtumour settings -d ID --set {words} "
             f"(the parts are {', '.join(PARTS)}; leave out labels that no lesion has)."
         )
     return {part: own[found[part]] for part in PARTS if part in found}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def refuse_unwritten(
         raise SettingsError(
             f"Lesions of the preset '{own.name}' have only {' and '.join(own.drawn_parts())}, so no voxel would ever get "
             f"the label {' or '.join(trained)}: choose another lesion.preset, or leave the label out on purpose, "
-            f"synthtumour settings -d ID --set 'lesion.parts={json.dumps(whole)}'."
+            f"synthtumour settings -d ID --set {shlex.quote(f'lesion.parts={json.dumps(whole)}')}."
         )
     shifted = [name for name in unwritten(labels, mapping, other) if name not in wanted]
     if shifted:

@@ -7,6 +7,7 @@ last line that this command prints shows. The zip holds weights, plans and label
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 
@@ -30,7 +31,6 @@ def run(args: argparse.Namespace) -> None:
     model = Junior.find(args.d, args.tr, args.p, args.c, args.f, checkpoint)
     inside = export(model, args.o)
     print(f"{args.o}: {inside}, {len(model.folds)} fold(s) of {checkpoint}, {args.o.stat().st_size / 1e6:.1f} MB")
-    print(f"nnUNetv2_install_pretrained_model_from_zip {args.o}")
-    print(
-        f"nnUNetv2_predict -d {model.folder.parent.name} -p {args.p} -c {args.c} -f {' '.join(model.folds)} -i IN -o OUT"
-    )
+    print(shlex.join(["nnUNetv2_install_pretrained_model_from_zip", str(args.o)]))
+    print(shlex.join(["nnUNetv2_predict", "-d", model.folder.parent.name, "-p", args.p, "-c", args.c,
+                      "-f", *model.folds, "-i", "IN", "-o", "OUT"]))  # fmt: skip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -100,6 +101,16 @@ def test_files_that_lie_elsewhere_are_not_named(tmp_path: Path) -> None:
         assert not [name for name in archive.namelist() if b"Ward_7" in archive.read(name)]
         inside = json.loads(archive.read("Dataset001_A/nnUNetTrainer__nnUNetPlans__3d_fullres/dataset.json"))
     assert {**dataset_json, **inside} == dataset_json and "overwrite_image_reader_writer" in inside
+
+
+def test_what_is_printed_can_be_given_to_a_shell(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a model.zip"
+    assert main([*WHAT, "-o", str(file)]) == 0
+    install, predict = capsys.readouterr().out.splitlines()[1:]
+    assert shlex.split(install) == ["nnUNetv2_install_pretrained_model_from_zip", str(file)]
+    assert predict.startswith("nnUNetv2_predict -d Dataset001_Toy -p nnUNetTinyPlans -c 3d_fullres -f 0 -i IN -o OUT")
 
 
 def test_mistakes_are_one_sentence(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
