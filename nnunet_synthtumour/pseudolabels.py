@@ -35,7 +35,15 @@ from nnunet_synthtumour.pseudolabel_cases import (
 from nnunet_synthtumour.pseudolabel_report import write_report
 from nnunet_synthtumour.schema import merge, parse, to_json
 from nnunet_synthtumour.senior_dataset import Provenance, Senior, build, is_built, taken_over, target_name
-from nnunet_synthtumour.settings import BLOCK, PSEUDO, UNLABELLED, PseudoLabelSettings, Settings, settings_of
+from nnunet_synthtumour.settings import (
+    BLOCK,
+    PSEUDO,
+    UNLABELLED,
+    PseudoLabelSettings,
+    Settings,
+    settings_of,
+    with_settings,
+)
 
 REPORT = "report.html"
 
@@ -44,8 +52,8 @@ REPORT = "report.html"
 class PseudoLabelOptions:
     """Whose patients, which junior, which rules, and the new data set.
 
-    `junior` is the data set of the model where it is another than `dataset` (later rounds). `rules` are settings of
-    `PseudoLabelSettings` that replace those of the data set.
+    `junior` is the data set of the model where it is another than `dataset` (later rounds). `settings` replace those that
+    the new data set takes over from `dataset`, `rules` those of `PseudoLabelSettings` among them.
     """
 
     dataset: str
@@ -58,6 +66,7 @@ class PseudoLabelOptions:
     folds: tuple[str, ...] | None = None
     checkpoint: str = "checkpoint_best.pth"
     rules: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = "cuda"
     num_parts: int = 1
     part_id: int = 0
@@ -107,6 +116,7 @@ def plan(options: PseudoLabelOptions) -> Job:
     dataset_json = read_json(source / "dataset.json")
     if dataset_json is None:
         raise UserError(f"There is no readable {source / 'dataset.json'}; the raw data set {name} is needed.")
+    dataset_json = with_settings(dataset_json, options.settings)
     settings = settings_of(dataset_json)
     patients = settings.cases(UNLABELLED, PSEUDO)
     if not patients:
@@ -166,8 +176,8 @@ def assemble(job: Job, options: PseudoLabelOptions) -> Path | None:
         if not kept:
             raise UserError(
                 f"No pseudo-label is left of {len(records)} cases, so there is nothing to train a senior with; "
-                f"{page} says why, case by case. Train the junior for longer, or change the rules (synthtumour settings -d "
-                f"{job.source.name} --set pseudolabels.KEY=VALUE, docs/pseudolabels.md) and repeat this command."
+                f"{page} says why, case by case. Train the junior for longer, or repeat this command with other rules, --set "
+                "pseudolabels.KEY=VALUE (docs/pseudolabels.md)."
             )
         senior = Senior(
             job.source, job.target, job.dataset_json, options.plans, options.configuration,

@@ -16,7 +16,7 @@ from nnunet_synthtumour.schema import merge, parse, parse_assignments
 from nnunet_synthtumour.senior_dataset import PROVENANCE
 from nnunet_synthtumour.settings import BLOCK, Settings
 from nnunet_synthtumour.short_training import EPOCHS, number_in
-from nnunet_synthtumour.stages import Stage
+from nnunet_synthtumour.stages import Stage, is_late
 
 JUNIOR, SENIOR = "SynthTumourTrainer", "SynthTumourSeniorTrainer"
 PLANS_OF = {"ExperimentPlanner": "nnUNetPlans", "SynthTumourPlanner": "nnUNetSynthTumourPlans",
@@ -80,6 +80,7 @@ class Recipe:
             Path(environment[variable]) for variable in (RAW, PREPROCESSED, RESULTS)
         )
         self.report = self.out / "report" / "report.html"
+        self.late = tuple(text for text in options.settings if is_late(text))
 
     # ------------------------------------------------------------------------------------------------- names
 
@@ -127,7 +128,7 @@ class Recipe:
              *(word for name in o.channels for word in ("--channel", name)),
              *(word for option, folder in folders.items() for word in (option, str(folder))),
              "--preset", o.preset_name(),
-             *(word for text in o.settings for word in ("--set", text)),
+             *(word for text in o.settings if text not in self.late for word in ("--set", text)),
              "--overwrite", "-np", str(o.processes)),
             outputs=(self.raw / self.dataset(0) / "dataset.json",),
             inputs=(*folders.values(), *preset_files(o.preset_name())),
@@ -187,10 +188,12 @@ class Recipe:
         ]  # fmt: skip
 
     def settings(self) -> Settings:
-        """Those that the data set has by now, over those given, checked."""
+        """Those that the data set has by now, over those given, checked; what only seniors are made with, as given."""
         o = self.options
         given = parse_assignments([*o.settings, f"lesion.preset={o.preset_name()}"], "training.epochs=100", Settings)
-        settings = parse(Settings, merge(given, own_settings(self.raw / self.dataset(0)) or {}), BLOCK)
+        late = parse_assignments(self.late, "senior.epochs=100", Settings)
+        own = own_settings(self.raw / self.dataset(0)) or {}
+        settings = parse(Settings, merge(given, merge(own, late)), BLOCK)
         model_of(settings, o.channels)  # complains about what does not exist or fit
         return settings
 
@@ -208,7 +211,10 @@ class Recipe:
              "-n", self.dataset(round_).split("_", 1)[1],
              *(("--junior", self.dataset(before)) if before else ()), "-tr", self.trainer(before),
              "-chk", usual_checkpoint(self.trainer(before)),
-             "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds, "-device", o.device, "-np", str(o.processes)),
+             "-p", o.plans_name(), "-c", o.configuration, "-f", *o.folds,
+             *(word for text in self.late for word in ("--set", text)),
+             "-device", o.device, "-np", str(o.processes)),
+            settings=self.late,
             outputs=(self.provenance(round_), self.preprocessed / self.dataset(round_) / PROVENANCE),
             after=tuple(training.key for training in self.trainings(before)),
         )  # fmt: skip

@@ -22,6 +22,7 @@ from nnunet_synthtumour.file_lock import take_lock
 from nnunet_synthtumour.guarded_command import guarded
 
 RECORD, LOCK, LOGS = "run.json", "run.lock", "logs"
+LATE = ("pseudolabels", "donors", "senior")  # settings that nothing reads before there are pseudo-labels
 WHERE_IT_RUNS = ("-device", "-num_gpus", "-np", "-npfp", "-npp", "-nps")  # options that change no result
 TRIES_FOR_LOCK = 80  # a quarter of a second apart
 MENDABLE = 2  # what our commands end with on a `UserError`
@@ -38,6 +39,7 @@ class Stage:
     and folders whose images have these `channels`.
 
     `after` are keys of stages; when one of them ran again, so does this one. A stage that is `always` run is never done.
+    So does it when its `settings` change; their words in its command are no other options.
     `made_of` is recorded; it stands for what a training, which is not done again because of that, is begun with.
     """
 
@@ -49,6 +51,7 @@ class Stage:
     inputs: tuple[Path, ...] = ()
     channels: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
     always: bool = False
     made_of: str = ""
 
@@ -88,8 +91,11 @@ class Record:
         return {key: self.stages[key].get("stamp") for key in keys if key in self.stages}
 
     def outdated(self, stage: Stage) -> bool:
-        """Whether a stage that was run before was made from what was made anew since."""
-        then = self.stages.get(stage.key, {}).get("after", {})
+        """Whether a stage that was run before was made from what was made anew since, or with other settings."""
+        entry = self.stages.get(stage.key, {})
+        then = entry.get("after", {})
+        if entry and entry.get("settings", []) != list(stage.settings):
+            return True
         return any(then[key] != stamp for key, stamp in self.stamps(stage.after).items() if key in then)
 
     def finished(self, stage: Stage) -> bool:
@@ -148,8 +154,18 @@ class Record:
 def _what_counts(command: Sequence[str]) -> list[str]:
     """A command without its program's folder and without what changes no result."""
     words = [Path(command[0]).name, *command[1:]]
-    skipped = {i + step for i, word in enumerate(words) if word in WHERE_IT_RUNS for step in (0, 1)}
+    skipped = {
+        i + step
+        for i, word in enumerate(words)
+        if word in WHERE_IT_RUNS or (word == "--set" and is_late(words[i + 1]))
+        for step in (0, 1)
+    }
     return [word for i, word in enumerate(words) if i not in skipped]
+
+
+def is_late(assignment: str) -> bool:
+    """Whether `KEY=VALUE` is a setting of `LATE`."""
+    return assignment.partition("=")[0].partition(".")[0] in LATE
 
 
 def _others(words: Sequence[str], of: Sequence[str]) -> str:
@@ -215,6 +231,7 @@ def run_stage(
         "inputs": _fingerprints(stage),
         "outputs": [str(path) for path in stage.outputs],
         "after": record.stamps(stage.after),
+        "settings": list(stage.settings),
         "made_of": stage.made_of,
         "stamp": begun,
         "state": "started",

@@ -274,6 +274,31 @@ def test_a_senior_of_older_pseudo_labels_is_kept_and_said(
     assert _record(out)["senior-1-fold-0"]["made_of"] == "another"
 
 
+def test_rules_may_change_in_a_run_that_was_begun_and_the_junior_stays(
+    tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, file = _options(tmp_path), tmp_path / "out" / RECORD
+    faked.again(*options)
+    assert not any(
+        "pseudolabels." in word or "donors." in word for word in _record(tmp_path / "out")["prepare"]["command"]
+    )
+    faked.digest = "another"
+    other = [*options, "--set", "pseudolabels.max_doubt=3", "--set", "senior.epochs=7"]
+    assert faked.again(*other) == ["pseudolabels-1", "report"]
+    assert _record(tmp_path / "out")["pseudolabels-1"]["command"].count("senior.epochs=7") == 1
+    capsys.readouterr()
+    assert faked.again(*other) == ["report"]
+    assert "senior, fold 0 was begun with older pseudo-labels" in capsys.readouterr().out
+    assert faked.again(*options) == ["pseudolabels-1", "report"]
+    assert main(["run", *options, "--set", "training.epochs=2"]) == 2
+    assert "other options" in capsys.readouterr().err
+    earlier = json.loads(file.read_text(encoding="utf-8"))  # all settings were prepare's
+    earlier["stages"]["prepare"]["command"] += [word for text in SETTINGS[4:] for word in ("--set", text)]
+    del earlier["stages"]["pseudolabels-1"]["settings"]
+    file.write_text(json.dumps(earlier), encoding="utf-8")
+    assert faked.again(*options) == ["pseudolabels-1", "report"]
+
+
 def test_of_a_killed_prediction_as_many_files_are_dropped_as_it_had_processes(tmp_path: Path, faked: Faked) -> None:
     options = _options(tmp_path)
     faked.again(*options, "-np", "3")

@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--upper", type=float, metavar="P", help="from this probability on: tumour")
     parser.add_argument("--min-ml", type=float, metavar="ML", help="smaller components are dropped")
     parser.add_argument("--min-confidence", type=float, metavar="P", help="less probable components are dropped")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the new data set, for example pseudolabels.max_doubt=3; repeatable ('synthtumour settings' lists "
+        "them)",
+    )  # fmt: skip
     parser.add_argument("-device", default="cuda", choices=("cuda", "cpu", "mps"), help="default: %(default)s")
     parser.add_argument("-num_parts", type=int, default=1, metavar="N", help="cut the work into N parts")
     parser.add_argument("-part_id", type=int, default=0, metavar="I", help="do this part, 0 to N-1")
@@ -44,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
 
     from nnunet_synthtumour.junior_model import usual_checkpoint
     from nnunet_synthtumour.pseudolabels import PseudoLabelOptions, pseudolabel
+    from nnunet_synthtumour.schema import parse_assignments
     from nnunet_synthtumour.senior_dataset import PROVENANCE
+    from nnunet_synthtumour.settings import Settings
 
     options = PseudoLabelOptions(
         dataset=args.d,
@@ -57,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         folds=tuple(args.f) if args.f else None,
         checkpoint=args.chk or usual_checkpoint(args.tr),
         rules={key: getattr(args, key) for key in RULES if getattr(args, key) is not None},
+        settings=parse_assignments(args.set, "pseudolabels.max_doubt=3", Settings),
         device=args.device,
         num_parts=args.num_parts,
         part_id=args.part_id,

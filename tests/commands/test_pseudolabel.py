@@ -293,6 +293,18 @@ def test_what_a_user_set_in_the_new_data_set_stays(root: Path, capsys: pytest.Ca
             assert settings.cases("pseudo-labelled") == list(UNLABELLED)
 
 
+def test_settings_are_given_for_the_new_data_set(root: Path) -> None:
+    given = ("--set", "pseudolabels.max_doubt=3", "--set", "donors.jitter_mm=4")
+    assert main([*COMMAND, *given, "--upper", "0.45"]) == 0
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed"):
+        settings = settings_of(_json(root / folder / SENIOR / "dataset.json"))
+        assert (settings.pseudolabels.max_doubt, settings.pseudolabels.upper, settings.donors.jitter_mm) == (3, 0.45, 4)
+    assert settings_of(_json(root / "nnUNet_raw" / NAME / "dataset.json")).donors.jitter_mm == 10
+    assert main(list(COMMAND)) == 0
+    settings = settings_of(_json(root / "nnUNet_preprocessed" / SENIOR / "dataset.json"))
+    assert settings.donors.jitter_mm == 10, "what was given once is no change of the user's"
+
+
 def test_settings_of_one_copy_stay_and_those_of_an_earlier_version_are_the_sources(root: Path) -> None:
     assert main(list(COMMAND)) == 0
     copies = [root / folder / SENIOR for folder in ("nnUNet_raw", "nnUNet_preprocessed")]
