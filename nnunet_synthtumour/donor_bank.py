@@ -159,9 +159,11 @@ def ring_limits(margin_mm: float, spacing: tuple[float, ...]) -> tuple[float, fl
 
 
 def robust_mean_and_spread(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the middle four fifths."""
+    """Mean and standard deviation of the middle four fifths; of few values, which may have none in the middle, of all."""
     low, high = np.percentile(values, [10, 90])
     middle = values[(values >= low) & (values <= high)]
+    if not middle.size:
+        middle = values
     return float(middle.mean()), float(middle.std())
 
 

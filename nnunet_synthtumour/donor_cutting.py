@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,7 +68,8 @@ def build_bank(
         stated["volumes"] = "of balls"  # banks of 2D images that an older version made are built anew
     inputs = _digest_of_inputs(folder, cases, stated)
     if _is_built(out, inputs):
-        return DonorBank.open(out)
+        with suppress(UserError):  # a damaged one is built anew
+            return DonorBank.open(out)
     cutter = _Cutter(folder, stated)
     data = f"donors-{inputs[:12]}.bin"
     donors: list[Donor] = []

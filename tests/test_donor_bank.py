@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunet_synthtumour.donor_bank import INDEX, DonorBank
+from nnunet_synthtumour.donor_bank import INDEX, DonorBank, robust_mean_and_spread
 from nnunet_synthtumour.errors import UserError
 from tests.donor_cases import IGNORE, LABELS, MM, cut, patient, write_case, write_patients
 
@@ -139,3 +139,26 @@ def test_the_index_is_plain_json(patients: Path, tmp_path: Path) -> None:
     index = json.loads((tmp_path / INDEX).read_text(encoding="utf-8"))
     assert index["channels"] == 2
     assert index["donors"][0]["ml"] == bank.donors[0].ml
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([3.0], (3.0, 0.0)), ([1.0, 3.0], (2.0, 1.0)), ([0, 4, 5, 6, 99], (5.0, None))]
+)
+def test_the_tissue_around_a_donor_may_be_a_voxel_or_two(
+    values: list[float], expected: tuple[float, float | None]
+) -> None:
+    mean, spread = robust_mean_and_spread(np.array(values))
+    assert mean == expected[0] and spread == (
+        expected[1] if expected[1] is not None else pytest.approx(np.std([4, 5, 6]))
+    )
+
+
+def test_a_damaged_bank_is_built_anew(patients: Path, tmp_path: Path) -> None:
+    bank = cut(patients, _cases(patients), tmp_path)
+    index = tmp_path / INDEX
+    whole = index.read_text(encoding="utf-8")
+    damaged = json.loads(whole)
+    damaged["donors"][0]["ring_mean"][0] = float("nan")
+    index.write_text(json.dumps(damaged), encoding="utf-8")
+    assert [d.name for d in cut(patients, _cases(patients), tmp_path).donors] == [d.name for d in bank.donors]
+    assert json.loads(index.read_text(encoding="utf-8")) == json.loads(whole)
