@@ -84,7 +84,7 @@ def _begin(folder: Path, scratch: Path, mark: dict[str, Any], files: Callable[[s
     if done:
         return
     scratch.mkdir(parents=True)
-    for row in _still_right(folder, mark):
+    for row in _still_right(folder, wanted):
         for name in files(row["case"]):
             shutil.copyfile(folder / name, scratch / name)
         _note(scratch / f"{row['case']}.json", row)
@@ -112,13 +112,13 @@ def _note(file: Path, content: dict[str, Any]) -> None:
         unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _still_right(folder: Path, mark: dict[str, Any]) -> list[dict[str, Any]]:
+def _still_right(folder: Path, wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the targets in `folder` for which nothing has changed."""
-    if not (EACH in mark and is_complete(folder)):
+    if not (EACH in wanted and is_complete(folder)):
         return []
     written = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    rows, before, now = written.pop("cases"), written.get(EACH, {}), mark[EACH]
-    if {**written, EACH: now} != json.loads(json.dumps(mark)):
+    rows, before, now = written.pop("cases"), written.get(EACH, {}), wanted[EACH]
+    if {**written, EACH: now} != wanted:
         return []
     return [row for row in rows if row["case"] in now and now[row["case"]] == before.get(row["case"])]
 
