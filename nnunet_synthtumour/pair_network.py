@@ -36,8 +36,7 @@ class PairNetwork:
         moving = warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device))
         fixed = seen(pair.fixed_images, about.fixed_windows).to(device)
         frame = frame_of(about, pair.fixed_grid)
-        output = self.network(frame.image(moving), frame.image(fixed))
-        velocity = output if isinstance(output, Tensor) else output.velocity
+        velocity = self.network.predict(frame.image(moving), frame.image(fixed))
         return frame.velocity(on_image(velocity, frame.shape, self.network.total_stride))
 
 

@@ -204,9 +204,24 @@ class RegistrationSettings:
         "diffusion", choices=("diffusion", "bending"), doc="what is smooth about the velocity"
     )
     regularity: float = setting(1.0, low=0.0, doc="weight of the smoothness, in units of what suits the similarity")
-    anatomy: float = setting(1.0, low=0.0, doc="weight of the overlap of warped and fixed segmentations")
+    anatomy: float | None = setting(
+        None, low=0.0, doc="weight of the overlap of warped and fixed segmentations; null: 4 in DeepAtlasTrainer, 1 in "
+        "CrossModalTrainer",
+    )  # fmt: skip
+    passes: int | None = setting(
+        None, low=1, high=4, doc="times that a trained network looks at a pair, each time at what is left of it; null: 2 in "
+        "DeepAtlasTrainer, 1 in CrossModalTrainer",
+    )  # fmt: skip
     initial_lr: float = setting(1e-3, low=1e-8, high=1.0, doc="learning rate of the first epoch (Adam)")
     pairs: int = setting(1, low=1, doc="pairs in a batch")
+
+    def completed(self, anatomy: float, passes: int) -> RegistrationSettings:
+        """With what a trainer takes where nothing is said."""
+        return dataclasses.replace(
+            self,
+            anatomy=anatomy if self.anatomy is None else self.anatomy,
+            passes=passes if self.passes is None else self.passes,
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from torch import Tensor, nn
 
-from nnunet_synthtumour.registration.fields import resize
+from nnunet_synthtumour.registration.fields import resize, warp
 from nnunet_synthtumour.registration.strides import total_stride
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.registration.velocity import (
@@ -18,6 +18,7 @@ from nnunet_synthtumour.registration.velocity import (
     MAX_GRADIENT,
     OUTFLOW,
     SMOOTHING,
+    added,
     displacement_of,
     displacements_of,
     limit_velocity,
@@ -28,6 +29,11 @@ def on_image(velocity: Tensor, shape: Sequence[int], stride: Sequence[int]) -> T
     """A network's velocity on the grid of its images, without the padding to multiples of its total `stride`."""
     padded = tuple(-(-size // s) * s for size, s in zip(shape, stride, strict=True))
     return resize(velocity, padded)[(slice(None), slice(None), *[slice(size) for size in shape])]
+
+
+def finest(output: Any) -> Tensor:
+    """The velocity of full resolution in what a network puts out."""
+    return output if isinstance(output, Tensor) else output.velocity
 
 
 def unet_from_plans(
@@ -60,6 +66,8 @@ class RegistrationUNet(nn.Module):
 
     With a `guide`, the network sees where the guide finds structures in either image, too: matching the same structure in
     two images is learnt in a fraction of the time that it takes to learn what a structure looks like.
+
+    A network that is used (`predict`) looks at a pair `passes` times, each time at what is left of it.
     """
 
     encoder: Any
@@ -73,6 +81,7 @@ class RegistrationUNet(nn.Module):
         smoothing: float = SMOOTHING,
         max_gradient: float = MAX_GRADIENT,
         guide: StructureGuide | None = None,
+        passes: int = 1,
     ) -> None:
         super().__init__()
         if not hasattr(unet, "encoder") or not hasattr(unet, "decoder"):
@@ -99,7 +108,7 @@ class RegistrationUNet(nn.Module):
         self.upsamplings = nn.ModuleList(decoder.transpconvs[:stages])
         self.decoder_stages = nn.ModuleList(decoder.stages[:stages])
         self.head = self._new_head(velocity_level)
-        self.guide = guide
+        self.guide, self.passes = guide, passes
 
     @classmethod
     def from_plans(
@@ -123,6 +132,22 @@ class RegistrationUNet(nn.Module):
         """`found` is what the guide said about both images, where that is known already."""
         skips = self.encoder(self._padded_pair(moving, fixed, found))
         return self._limited(self.head(self._decoded(skips[-1], skips)[-1]), moving.shape[2:])
+
+    @torch.no_grad()
+    def predict(self, moving: Tensor, fixed: Tensor, forward: Callable[[Tensor, Tensor], Any] | None = None) -> Tensor:
+        """The velocity after all passes, for use, not for training; `forward` is what stands in for the network itself
+        (compiled, for one).
+
+        What a pass adds is added to the velocity: one flow stays one flow, with its exact inverse, and within its limits.
+        exp(v) exp(w) is exp(v + w) up to half of their commutator, which is as small as what a second pass finds.
+        """
+        forward, shape = forward or self, moving.shape[2:]
+        velocity = finest(forward(moving, fixed)).float()
+        for _ in range(self.passes - 1):
+            warped = warp(moving, self.displacement(velocity, shape))
+            more = finest(forward(warped, fixed)).float()
+            velocity = added(velocity, more, self._extent(velocity, shape), **self.limits)
+        return velocity
 
     def displacement(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
         """exp(v) on the images' own grid: (B, D, *shape), for warp(moving, u); with -v, for warp(fixed, u)."""
@@ -160,9 +185,10 @@ class RegistrationUNet(nn.Module):
         return head
 
     def _limited(self, raw: Tensor, shape: Sequence[int]) -> Tensor:
-        stride = self.stride_of(raw, shape)
-        extent = [size / along for size, along in zip(shape, stride, strict=True)]
-        return limit_velocity(raw, extent, **self.limits)
+        return limit_velocity(raw, self._extent(raw, shape), **self.limits)
+
+    def _extent(self, field: Tensor, shape: Sequence[int]) -> list[float]:
+        return [size / along for size, along in zip(shape, self.stride_of(field, shape), strict=True)]
 
     def stride_of(self, field: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
         """Image voxels per voxel of a field that covers the padded image."""

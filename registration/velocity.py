@@ -40,11 +40,28 @@ def limit_velocity(
     # what a half-precision network overflowed to must not become inf / inf; tanh saturates long before
     raw = raw.nan_to_num(nan=0.0, posinf=1e6, neginf=-1e6)
     bound = _largest(raw, raw.shape[2:] if extent is None else extent, max_displacement, outflow)
-    smooth = gaussian_smooth(bound * torch.tanh(raw / bound), smoothing)
-    squares = jacobian(smooth).square().sum(dim=(1, 2)).flatten(1)
+    return _no_steeper(gaussian_smooth(bound * torch.tanh(raw / bound), smoothing), max_gradient)
+
+
+def added(
+    velocity: Tensor,
+    more: Tensor,
+    extent: Sequence[float] | None = None,
+    max_displacement: float = MAX_DISPLACEMENT,
+    outflow: float = OUTFLOW,
+    smoothing: float = SMOOTHING,  # of both, already
+    max_gradient: float = MAX_GRADIENT,
+) -> Tensor:
+    """The sum of two velocities, each as `limit_velocity` leaves it, cut to the same limits."""
+    bound = _largest(velocity, velocity.shape[2:] if extent is None else extent, max_displacement, outflow)
+    return _no_steeper(torch.minimum(torch.maximum(velocity + more, -bound), bound), max_gradient)
+
+
+def _no_steeper(velocity: Tensor, max_gradient: float) -> Tensor:
+    squares = jacobian(velocity).square().sum(dim=(1, 2)).flatten(1)
     # the root of the largest square, not the largest root: a root has no gradient at zero, where training starts
     steepest = squares.amax(dim=1).clamp(min=max_gradient**2).sqrt()
-    return smooth * (max_gradient / steepest).reshape(-1, *[1] * (raw.ndim - 1))
+    return velocity * (max_gradient / steepest).reshape(-1, *[1] * (velocity.ndim - 1))
 
 
 def displacement_of(velocity: Tensor, stride: Sequence[int], shape: Sequence[int], steps: int = 7) -> Tensor:

@@ -43,6 +43,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
     `self.labelled` are the sources and `self.unlabelled` the targets. docs/crossmodal.md lists what differs from nnU-Net.
     """
 
+    ANATOMY, PASSES = 1.0, 1
     RESTS = (SEGMENTATION,)
 
     dataloader_train: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,14 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
+from torch import Tensor
+
 from nnunet_synthtumour.settings import DeepAtlasSettings, RegistrationSettings
+from nnunet_synthtumour.trainers.carried_labels import Carried
 from nnunet_synthtumour.trainers.carried_run import EACH, digest_of
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.deepatlas_stages import FEW_LABELS
-from nnunet_synthtumour.trainers.fitted_labels import WARPED, Fitted, LabelFitter, write_warped
+from nnunet_synthtumour.trainers.fitted_labels import FINE, STIFFNESS, WARPED, Fitted, LabelFitter, write_warped
 
 MOST_TIMES = 10  # that a case is listed
 RELAYS = 4  # with few labels; more of them outvote errors by themselves
@@ -35,19 +38,29 @@ class Fitting:
 
     def to_target(self, target: str, folder: Path) -> dict[str, Any]:
         """Write what is fitted to a target; its row of the report."""
-        chosen, fitted = self._relayed.get(target) or self._direct(target)
+        chosen, fitted = self._direct_to_relays.get(target) or self._direct(target)
         write_warped(folder, target, fitted, self.writer.locations(fitted.labels.numpy()))
-        carried = fitted.carried
-        others = {relay: known.carried.labels for relay, (_, known) in self._relayed.items() if relay != target}
-        if others:
-            carried = self.fitter.by_way_of(others, target, carried)
+        carried = self._voted(target, fitted.carried, self._relayed)
+        others = [relay for relay in self._relayed if relay != target]
         row = self.writer.write(folder, target, chosen, carried, carried.labels)
-        return {**row, "relays": list(others)}
+        return {**row, "relays": others}
 
     @cached_property
-    def _relayed(self) -> dict[str, tuple[list[str], Fitted]]:
-        """What comes to the relays directly: fitted by every process for itself."""
+    def _direct_to_relays(self) -> dict[str, tuple[list[str], Fitted]]:
+        """Fitted by every process for itself."""
         return {relay: self._direct(relay) for relay in self.relays}
+
+    @cached_property
+    def _relayed(self) -> dict[str, Tensor]:
+        """The labels of relays, once those of the others have been heard: better ones (hippocampi, one label, two draws:
+        0.775 for 0.762, 0.795 for 0.783), which gives all others 0.2 to 0.4 points. A third round adds nothing."""
+        direct = {relay: fitted.carried for relay, (_, fitted) in self._direct_to_relays.items()}
+        labels = {relay: carried.labels for relay, carried in direct.items()}
+        return {relay: self._voted(relay, carried, labels).labels for relay, carried in direct.items()}
+
+    def _voted(self, target: str, direct: Carried, relayed: Mapping[str, Tensor]) -> Carried:
+        others = {relay: labels for relay, labels in relayed.items() if relay != target}
+        return self.fitter.by_way_of(others, target, direct) if others else direct
 
     def _direct(self, target: str) -> tuple[list[str], Fitted]:
         chosen = self.fitter.most_alike(target, self.labelled, self.sources)
@@ -74,7 +87,7 @@ def mark_of_fits(
     return {"labelled": list(labelled), EACH: each, "plans": plans, "spacing": list(manager.spacing),
             "images": digest_of(cases, labelled), "normalisation": list(manager.normalization_schemes),
             "configuration": configuration, "iterations": settings.fitted, "sources": settings.sources,
-            "relays": relays, "similarity": registration.similarity,
+            "relays": relays, "fields": {**FINE, "stiffness": STIFFNESS}, "similarity": registration.similarity,
             "regularity": [registration.regularity_kind, registration.regularity]}  # fmt: skip
 
 

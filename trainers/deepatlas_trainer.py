@@ -60,6 +60,7 @@ class DeepAtlasTrainer(AveragingTrainer):
 
     ADAMW_LR = 1e-3
     RESTS: tuple[str, ...] = (TAUGHT,)  # stages in which registration learns nothing
+    ANATOMY, PASSES = 4.0, 2  # unless registration.anatomy and .passes say otherwise
     MIRRORING = False  # images that are registered all lie the same way, and what is left must not look like right
 
     num_epochs: int
@@ -77,6 +78,8 @@ class DeepAtlasTrainer(AveragingTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        complete = self.settings.registration.completed(self.ANATOMY, self.PASSES)
+        self.settings = dataclasses.replace(self.settings, registration=complete)
         self.labelled = self.settings.cases(LABELLED, PSEUDO)
         self.unlabelled = self.settings.cases(UNLABELLED)
         self._refuse_what_cannot_work()
@@ -124,7 +127,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         return RegistrationLearner(
             self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
             compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
-            structures=self.structures_seen(), images=self.images_seen(),
+            structures=self.structures_seen(), images=self.images_seen(), passes=self.settings.registration.passes or 1,
         )  # fmt: skip
 
     def images_seen(self) -> SeenImages:

@@ -38,7 +38,7 @@ def kind_of(weights: Iterable[str]) -> tuple[str, bool]:
 class RegistrationLearner:
     """The network, its optimiser and its schedule. `rank` is given where there are several processes; `structures` is the
     number of labels that a guide inside the network finds (registration/structure_guide.py), 0 for no guide; `images` is
-    noted for who registers others with the network later."""
+    noted for who registers others with the network later; `passes` are those of `RegistrationUNet.predict`."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class RegistrationLearner:
         rank: int | None = None,
         structures: int = 0,
         images: SeenImages | None = None,
+        passes: int = 1,
     ) -> None:
         self.settings = settings
         arch_kwargs = dict(configuration.network_arch_init_kwargs)
@@ -62,7 +63,8 @@ class RegistrationLearner:
             kw_requires_import=list(configuration.network_arch_init_kwargs_req_import),
             image_channels=image_channels,
             options=({"velocity_level": 0} if shallow else {})
-            | (_guide(configuration, structures) if structures else {}),
+            | (_guide(configuration, structures) if structures else {})
+            | ({"passes": passes} if passes > 1 else {}),
             spacing=tuple(float(s) for s in configuration.spacing),
             patch_size=tuple(int(n) for n in configuration.patch_size),
             **({} if images is None else vars(images)),
@@ -111,18 +113,17 @@ class RegistrationLearner:
         self.network.eval()
         with torch.no_grad():
             with precision or nullcontext():
-                velocities, _ = self.velocities_and_graph_loss(self._alone(moving, fixed))
-            both = self._net.displacements(velocities[0], moving.shape[2:])
+                velocity = self._net.predict(moving, fixed, self._alone)
+            both = self._net.displacements(velocity, moving.shape[2:])
         self.network.train()
         return both
 
     def velocity(self, moving: Tensor, fixed: Tensor) -> Tensor:
         """The finest velocity, for use, not for training; on the grid of the images."""
         self.network.eval()
-        with torch.no_grad():
-            velocities, _ = self.velocities_and_graph_loss(self._alone(moving, fixed))
+        velocity = self._net.predict(moving, fixed, self._alone)
         self.network.train()
-        return on_image(velocities[0], fixed.shape[2:], self._net.total_stride)
+        return on_image(velocity, fixed.shape[2:], self._net.total_stride)
 
     @property
     def guide(self) -> StructureGuide | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.registration.constructed_graph import SelfConstructingGraph
-from nnunet_synthtumour.registration.fields import compose, jacobian_determinant
+from nnunet_synthtumour.registration.fields import compose, jacobian_determinant, warp
 from nnunet_synthtumour.registration.msc_gunet import GraphRegistration, MSCGUNet
 from nnunet_synthtumour.registration.networks import RegistrationUNet
 from nnunet_synthtumour.registration.windows import gaussian_smooth
@@ -82,6 +82,50 @@ def test_no_weights_make_it_fold_and_the_inverse_is_one(network_class: Any, scal
         errors += [compose(a, b).norm(dim=1).mean() for a, b in ((forward, backward), (backward, forward))]
     assert folded / voxels <= 3e-5
     assert max(errors) < 0.1
+
+
+@both
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_further_passes_stay_one_flow_that_does_not_fold(network_class: Any, scale: float) -> None:
+    shape = (32, 30, 25)
+    torch.manual_seed(0)
+    network = network_class.from_plans(*architecture((4, 8, 8, 8)), passes=3)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=scale)
+    velocity = network.eval().predict(*pair(shape))
+    forward, backward = network.displacements(velocity, shape)
+    assert velocity.dtype == torch.float32 and not velocity.requires_grad and forward.abs().max() > 0.5
+    assert all((jacobian_determinant(u) > 0).all() for u in (forward, backward))
+    assert compose(forward, backward).norm(dim=1).mean() < 0.1
+
+
+@both
+def test_one_pass_is_the_network_itself(network_class: Any) -> None:
+    network = network_class.from_plans(*architecture()).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    images = pair((24, 24, 24))
+    assert torch.equal(network.predict(*images), velocity_of(network(*images)))
+
+
+def test_a_second_pass_sees_what_the_first_one_left() -> None:
+    """Of a network that finds half of every shift: three quarters after two passes, seven eighths after three."""
+    grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))
+
+    def ball(at: float) -> Tensor:
+        return torch.exp(-((grid - at) ** 2).sum(0) / 20)[None, None]
+
+    def centre(image: Tensor) -> Tensor:
+        return (grid * image[0, 0]).sum((1, 2, 3)) / image.sum()
+
+    def half(moving: Tensor, fixed: Tensor) -> Tensor:
+        shift = (centre(moving) - centre(fixed)) / 2 / 2  # half of it, in voxels of half resolution
+        return shift.reshape(1, 3, 1, 1, 1).expand(1, 3, 16, 16, 16).clone()
+
+    moving, fixed = ball(17.0), ball(14.0)
+    for passes, left in ((1, 1 / 2), (2, 1 / 4), (3, 1 / 8)):
+        network = RegistrationUNet.from_plans(*architecture(), passes=passes)
+        u = network.displacement(network.predict(moving, fixed, half), (32, 32, 32))
+        assert torch.allclose(centre(warp(moving, u)) - centre(fixed), torch.full((3,), 3 * left), atol=0.05), passes
 
 
 @both

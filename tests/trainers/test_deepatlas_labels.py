@@ -56,7 +56,9 @@ class _Fitter:
         )
 
     def by_way_of(self, relays: dict[str, torch.Tensor], target: str, direct: Any) -> Any:
-        assert all((labels == len(relay)).all() for relay, labels in relays.items()), "each relay's own labels"
+        among_relays = target.startswith("relay") and target not in self.ways
+        for relay, labels in relays.items():
+            assert (labels == len(relay) + (0 if among_relays else 100)).all(), "each relay's own, voted on for others"
         self.ways[target] = list(relays)
         return SimpleNamespace(labels=direct.labels + 100)
 
@@ -75,7 +77,7 @@ def test_labels_come_through_every_relay_but_the_target_itself(tmp_path: Path) -
     assert fitting.to_target("case", tmp_path) == {
         "sources": ["l"], "relays": ["relay_1", "relay_12"], "value": 104}  # fmt: skip
     assert fitting.to_target("relay_1", tmp_path)["relays"] == ["relay_12"]
-    assert fitter.ways == {"case": ["relay_1", "relay_12"], "relay_1": ["relay_12"]}
+    assert fitter.ways == {"case": ["relay_1", "relay_12"], "relay_1": ["relay_12"], "relay_12": ["relay_1"]}
     assert sorted(fitter.direct) == ["case", "relay_1", "relay_12"], (
         "relays are fitted once, for all and for themselves"
     )

@@ -18,6 +18,15 @@ def test_weights_tell_what_they_are_of(toy: Path, network: str, guided: bool) ->
     assert kind_of(trainer.registration.state()["weights"]) == (network, guided)
 
 
+def test_how_often_a_pair_is_looked_at_goes_into_the_model_file(toy: Path) -> None:
+    roles = {f"case_{i:03d}": "labelled" for i in (6, 7)}
+    for settings, passes, anatomy in (({}, 2, 4.0), ({"passes": 1, "anatomy": 0.0}, 1, 0.0)):
+        trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, registration=settings)
+        trainer.initialize()
+        assert trainer.registration.bare.passes == trainer.registration.architecture.build().passes == passes
+        assert trainer.objective().settings.anatomy == anatomy
+
+
 @pytest.mark.parametrize("shape", [(16, 16, 16), (18, 21, 17)])
 def test_a_velocity_covers_the_images_and_not_their_padding(toy: Path, shape: tuple[int, ...]) -> None:
     roles = {f"case_{i:03d}": "labelled" if i > 5 else "unlabelled" for i in range(8)}
