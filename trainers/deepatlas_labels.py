@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
-
 from torch import Tensor
 
 from nnunet_synthtumour.settings import DeepAtlasSettings, RegistrationSettings
@@ -87,7 +86,7 @@ def mark_of_fits(
     return {"labelled": list(labelled), EACH: each, "plans": plans, "spacing": list(manager.spacing),
             "images": digest_of(cases, labelled), "normalisation": list(manager.normalization_schemes),
             "configuration": configuration, "iterations": settings.fitted, "sources": settings.sources,
-            "relays": relays, "fields": {**FINE, "stiffness": STIFFNESS}, "similarity": registration.similarity,
+            "relays": relays, "fields": [FINE.smoothing, FINE.max_gradient, STIFFNESS], "similarity": registration.similarity,
             "regularity": [registration.regularity_kind, registration.regularity]}  # fmt: skip
 
 

@@ -2,94 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.collate_outputs import collate_outputs
 from torch import Tensor
 
 from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.registration.model_files import FILE_NAME, save_model
-from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
-from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.carried_labels import is_complete
 from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
-from nnunet_synthtumour.trainers.case_splits import left_out, restrict
+from nnunet_synthtumour.trainers.case_splits import restrict
 from nnunet_synthtumour.trainers.deepatlas_labels import NO_LABEL, Fitting, mark_of_fits, relays_for, with_fitted
-from nnunet_synthtumour.trainers.deepatlas_progress import (
-    LOSSES,
-    REGISTRATION_CURVES,
-    RegistrationLogger,
-    mean_of_measured,
-    measured,
-    said_of,
-    unmeasured,
-)
+from nnunet_synthtumour.trainers.deepatlas_progress import LOSSES, mean_of_measured, measured, said_of, unmeasured
 from nnunet_synthtumour.trainers.deepatlas_samples import taught_samples
 from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registration_steps, stage_of
 from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted, files_of
 from nnunet_synthtumour.trainers.found_structures import bare_weights, probabilities
 from nnunet_synthtumour.trainers.gradient_step import descend
-from nnunet_synthtumour.trainers.grid_memory import refuse_grids_beyond
-from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader, started
+from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader
 from nnunet_synthtumour.trainers.on_device import on_device
-from nnunet_synthtumour.trainers.pair_patches import PairPatches
-from nnunet_synthtumour.trainers.pair_validation import PairValidation, validation_pairs
+from nnunet_synthtumour.trainers.pair_trainer import PairTrainer
 from nnunet_synthtumour.trainers.patches_within import CentresWithin
-from nnunet_synthtumour.trainers.registration_network import RegistrationLearner, kind_of
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
-from nnunet_synthtumour.trainers.seen_images import SeenImages
 from nnunet_synthtumour.trainers.whole_grids import Grid, WholeCases
 
 CARRIED = "carried_labels"
 
 
-class DeepAtlasTrainer(AveragingTrainer):
+class DeepAtlasTrainer(PairTrainer):
     """nnU-Net's trainer of labelled images, and beside it a registration network on pairs of all images.
 
     What differs from nnU-Net, and why, is listed in docs/deepatlas.md.
     """
 
     ADAMW_LR = 1e-3
+    ANATOMY, PASSES = 4.0, 2
     RESTS: tuple[str, ...] = (TAUGHT,)  # stages in which registration learns nothing
-    ANATOMY, PASSES = 4.0, 2  # unless registration.anatomy and .passes say otherwise
     MIRRORING = False  # images that are registered all lie the same way, and what is left must not look like right
 
     num_epochs: int
     num_iterations_per_epoch: int
-    num_val_iterations_per_epoch: int
     initial_lr: float
-    dataset_class: Any
 
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        complete = self.settings.registration.completed(self.ANATOMY, self.PASSES)
-        self.settings = dataclasses.replace(self.settings, registration=complete)
-        self.labelled = self.settings.cases(LABELLED, PSEUDO)
-        self.unlabelled = self.settings.cases(UNLABELLED)
-        self._refuse_what_cannot_work()
-        self.num_val_iterations_per_epoch = min(self.num_val_iterations_per_epoch, 10)
-        self.logger.local_logger = RegistrationLogger(self.logger.local_logger.verbose)
-        self.classes = len(self.label_manager.all_labels)
-        self.registration: RegistrationLearner | None = None
-        self.dataloader_pairs: Any = None
-        self.taught_by: set[str] = set()  # cases whose labels pairs show
-        self.fitted_to: list[str] = []  # cases that labels are fitted to before training
+    taught_by: Set[str] = frozenset()  # cases whose labels pairs show
+    fitted_to: Sequence[str] = ()  # cases that labels are fitted to before training
 
     def _refuse_what_cannot_work(self) -> None:
         self._refuse_configurations_without_pairs()
@@ -106,39 +67,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         if len(self.labelled) + len(self.unlabelled) < 2:
             raise Refusal(f"{self.plans_manager.dataset_name} has one image, but registration needs at least two.")
 
-    def _refuse_configurations_without_pairs(self) -> None:
-        name = type(self).__name__
-        if self.is_cascaded:
-            raise Unsupported(f"{name} cannot train {self.configuration_name}: a cascade's first stage sees no pairs.")
-        if len(self.configuration_manager.patch_size) != 3:
-            raise Unsupported(f"{name} cannot train {self.configuration_name}: registration needs volumes, not slices.")
-
-    # ------------------------------------------------------------------------------------------------ set up
-
-    def initialize(self) -> None:
-        if self.was_initialized:
-            return
-        if self.settings.training.seed is not None:
-            torch.manual_seed(self.settings.training.seed)
-        super().initialize()
-        self.registration = self._new_registration()
-
-    def _new_registration(self) -> RegistrationLearner:
-        return RegistrationLearner(
-            self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
-            compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
-            structures=self.structures_seen(), images=self.images_seen(), passes=self.settings.registration.passes or 1,
-        )  # fmt: skip
-
-    def images_seen(self) -> SeenImages:
-        """How the images lie that registration learns from."""
-        plans, configuration = self.plans_manager.plans, self.configuration_manager.configuration
-        cases = [*self.labelled, *self.unlabelled]
-        return SeenImages.of(plans, configuration, Path(self.preprocessed_dataset_folder), cases)
-
-    def structures_seen(self) -> int:
-        """Labels that the registration network is told of, in either image."""
-        return len(self.label_manager.foreground_labels) if self.settings.deepatlas.guided else 0
+    # ---------------------------------------------------------------------------------------------------------- set up
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """nnU-Net's split of the labelled cases; a handful is enough, and fold `all` uses every label."""
@@ -179,33 +108,6 @@ class DeepAtlasTrainer(AveragingTrainer):
         if self.fitted_to:
             self.fit_labels(cases, train)
         return super().get_dataloaders()
-
-    def say_what_is_left_out(self, usable: Sequence[str], train: list[str], val: list[str]) -> None:
-        """In the log, the cases that no fold of the split has."""
-        file = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-        folds = load_json(str(file)) if self.fold != "all" else []
-        here = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
-        for line in left_out(set(usable), here, self.settings.roles, [{"train": train, "val": val}, *folds]):
-            self.print_to_log_file(line)
-
-    def _whole_cases(self, cases: list[str]) -> WholeCases:
-        folder = self.preprocessed_dataset_folder
-        gone = sorted(set(cases) - set(self.dataset_class.get_identifiers(folder)))
-        if gone:
-            raise Refusal(
-                f"{len(gone)} cases of synthtumour.roles are not in {folder} ({gone[0]}, for one); preprocess the data set "
-                "again, or take them out of roles in its dataset.json."
-            )
-        preprocessed = self.dataset_class(folder, sorted(set(cases)))
-        return WholeCases(preprocessed, self.configuration_manager.spacing, self.plans_manager.transpose_forward)
-
-    def _validation_of(self, cases: WholeCases, train: list[str], val: list[str]) -> PairValidation:
-        return PairValidation(cases, validation_pairs(train, val, self.unlabelled), self.labelled, self.classes)
-
-    def _start_pairs(self, loader: PairLoader) -> Any:
-        refuse_grids_beyond(self.device, loader, self.configuration_manager)
-        seed, pin_memory = self.settings.training.seed, self.device.type == "cuda"
-        return started(loader, seed, self.local_rank, self.current_epoch, pin_memory)
 
     @property
     def carried_folder(self) -> Path:
@@ -253,16 +155,7 @@ class DeepAtlasTrainer(AveragingTrainer):
         patch = self.configuration_manager.patch_size
         return CentresWithin(train, size, patch), CentresWithin(val, patch, patch)
 
-    def pair_patches(self) -> PairPatches:
-        """Whole grids as patches, labels in all resolutions of deep supervision."""
-        transforms = self.get_validation_transforms(
-            self._get_deep_supervision_scales(), foreground_labels=self.label_manager.foreground_labels,
-            regions=None, ignore_label=self.label_manager.ignore_label,
-        )  # fmt: skip
-        stride = np.prod(self.configuration_manager.pool_op_kernel_sizes, axis=0)
-        return PairPatches(self.configuration_manager.patch_size, transforms, stride)
-
-    # ------------------------------------------------------------------------------------------------- train
+    # ----------------------------------------------------------------------------------------------------------- train
 
     def stage(self, epoch: int) -> str:
         """What is learnt in an epoch."""
@@ -358,10 +251,6 @@ class DeepAtlasTrainer(AveragingTrainer):
         """Probabilities of all labels on whole grids, (B, classes, X, Y, Z), without gradient."""
         return probabilities(self.network, image, self.patches, self.precision())
 
-    def next_pair(self) -> dict[str, Any]:
-        """Pairs of whole images on the device."""
-        return dict(on_device(next(self.dataloader_pairs), self.device))
-
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         outputs = collate_outputs(train_outputs)
         means = {key: mean_of_measured(self.gathered(list(np.ravel(outputs[key])))) for key in outputs}
@@ -383,83 +272,3 @@ class DeepAtlasTrainer(AveragingTrainer):
         bare: Any = self.registration.bare
         if bare.guide is not None and self.stage(self.current_epoch) == JOINT:
             bare.guide.take(bare_weights(self.network))
-
-    # -------------------------------------------------------------------------------------------- validation
-
-    def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        super().on_validation_epoch_end(val_outputs)
-        assert self.registration is not None
-        found = self.pair_validation.summary(self.registration, self.device)
-        for key in REGISTRATION_CURVES:
-            self.logger.log(key, found[key], self.current_epoch)
-        if not self.pair_validation.pairs:
-            return
-        measure, name = ("image_cost", "image cost") if np.isnan(found["dice_after"]) else ("dice", "Dice")
-        before, after = (found[f"{measure}_{when}"] for when in ("before", "after"))
-        self.print_to_log_file(
-            f"Registration of validation pairs ({self.pair_validation.kind}): {name} {before:.4f} before, {after:.4f} after, "
-            f"{found['folds_percent']:.4f} % folds"
-        )
-
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's, then the registration of validation pairs, and the network as `synthtumour register` takes it."""
-        super().perform_actual_validation(save_probabilities)
-        assert self.registration is not None
-        if not hasattr(self, "pair_validation"):
-            self.get_dataloaders_for_pairs()  # on all ranks, which meet where the split is written
-        if self.local_rank == 0:
-            folder = Path(self.output_folder)
-            self.pair_validation.write(self.registration, self.device, folder / "validation")
-            if not (folder / FILE_NAME).is_file():
-                self._save_registration()
-
-    def get_dataloaders_for_pairs(self) -> None:
-        """Only what validation needs of `get_dataloaders`."""
-        train, val = self.do_split()
-        self.pair_validation = self._validation_of(self._whole_cases([*self.labelled, *self.unlabelled]), train, val)
-
-    # ------------------------------------------------------------------------------------------- checkpoints
-
-    def beside_in_checkpoint(self) -> dict[str, Any]:
-        """The registration network, its optimiser and its scaler."""
-        assert self.registration is not None
-        return {**super().beside_in_checkpoint(), "registration": self.registration.state()}
-
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        super().load_checkpoint(filename_or_checkpoint)
-        checkpoint = filename_or_checkpoint
-        if isinstance(checkpoint, str):
-            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
-        assert self.registration is not None and isinstance(checkpoint, dict)
-        if "registration" not in checkpoint:
-            raise Refusal("This checkpoint holds no registration network; it was not written by DeepAtlasTrainer.")
-        self._go_on_with_network_of(checkpoint["registration"]["weights"])
-        self.registration.load_state(checkpoint["registration"])
-
-    def _go_on_with_network_of(self, weights: Mapping[str, Tensor]) -> None:
-        """A training keeps the kind of registration network that it began with."""
-        network, guided = kind_of(weights)
-        if (network, guided) == (self.settings.registration.network, self.structures_seen() > 0):
-            return
-        self.print_to_log_file(
-            f"WARNING: this training goes on with the registration network that it began with (network={network}, "
-            f"guided={str(guided).lower()}); the settings ask for another one now"
-        )
-        self.settings = dataclasses.replace(
-            self.settings,
-            registration=dataclasses.replace(self.settings.registration, network=network),
-            deepatlas=dataclasses.replace(self.settings.deepatlas, guided=guided),
-        )
-        self.registration = self._new_registration()
-
-    def _save_registration(self) -> None:
-        """As `synthtumour register` takes it: of the end of the training, whichever checkpoint is validated later."""
-        assert self.registration is not None
-        save_model(Path(self.output_folder), self.registration.architecture, self.registration.bare)
-
-    def on_train_end(self) -> None:
-        super().on_train_end()
-        if self.local_rank == 0:
-            self._save_registration()
-        if hasattr(self.dataloader_pairs, "_finish"):
-            self.dataloader_pairs._finish()

@@ -40,7 +40,7 @@ from nnunet_synthtumour.trainers.carried_labels import (
 
 # hippocampi, three draws: labels that come to other images on four ways have Dice 0.792, 0.805, 0.805 with these, and
 # 0.766, 0.793, 0.797 with what InstanceSettings has; the fields do not fold
-FINE = {"smoothing": 0.5, "max_gradient": 3.0}
+FINE = InstanceSettings(smoothing=0.5, max_gradient=3.0)
 STIFFNESS = 0.5  # of the regularity of a registration network
 HASTE = 3  # times fewer iterations, in one direction, for fields whose errors a vote evens out
 WARPED = "warped to "  # with a case's name: the labelled image that was warped to it
@@ -71,13 +71,13 @@ class LabelFitter:
         self.cases, self.classes, self.device, self.ignore = cases, classes, device, ignore
         self.spacing = tuple(float(mm) for mm in spacing)
         similarity = cast(Similarity, settings.similarity)
-        self.wanted = InstanceSettings(
+        self.wanted = replace(
+            FINE,
             similarity=similarity,
             iterations=iterations,
             regularity=settings.regularity_kind,  # type: ignore[arg-type]
             regularity_weight=settings.regularity * REGULARITY_WEIGHTS[similarity] * STIFFNESS,
             symmetric=True,
-            **FINE,
         )
 
     def most_alike(self, target: str, labelled: Sequence[str], count: int) -> list[str]:
