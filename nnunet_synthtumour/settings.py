@@ -248,9 +248,9 @@ class DeepAtlasSettings:
         "of the direct way; null: 4 with one or two labelled images, else none",
     )  # fmt: skip
     manual: float = setting(0.1, low=0.0, high=0.99, doc="least share of labelled images among nnU-Net's patches")
-    pairs: tuple[float, float, float, float] = setting(
-        (0.1, 0.15, 0.15, 0.6), low=0.0, doc="shares of pairs moving-fixed: both labelled, labelled-unlabelled, "
-        "unlabelled-labelled, both unlabelled",
+    pairs: tuple[float, float, float, float] | None = setting(
+        None, low=0.0, doc="shares of pairs moving-fixed: both labelled, labelled-unlabelled, unlabelled-labelled, both "
+        "unlabelled; null: all images alike, but a tenth with labels; 0.1, 0.15, 0.15, 0.6 without fitted labels",
     )  # fmt: skip
     carried: float = setting(1.0, low=0.0, doc="weight of labels carried over to unlabelled images")
     warped: float = setting(1.0, low=0.0, doc="weight of labelled images warped to others as training samples")

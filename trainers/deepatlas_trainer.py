@@ -24,7 +24,7 @@ from nnunet_synthtumour.trainers.deepatlas_stages import JOINT, TAUGHT, registra
 from nnunet_synthtumour.trainers.fitted_labels import LabelFitter, dataset_with_fitted, files_of
 from nnunet_synthtumour.trainers.found_structures import bare_weights, probabilities
 from nnunet_synthtumour.trainers.gradient_step import descend
-from nnunet_synthtumour.trainers.image_pairs import KINDS, PairLoader
+from nnunet_synthtumour.trainers.image_pairs import PairLoader, shares_of_kinds
 from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_trainer import PairTrainer
 from nnunet_synthtumour.trainers.patches_within import CentresWithin
@@ -91,7 +91,7 @@ class DeepAtlasTrainer(PairTrainer):
         settings = self.settings
         loader = PairLoader(
             cases, train, unlabelled, settings.registration.pairs,
-            dict(zip(KINDS, settings.deepatlas.pairs, strict=True)), mirror_axes,
+            shares_of_kinds(settings.deepatlas, len(train), len(unlabelled)), mirror_axes,
         )  # fmt: skip
         if len({*train, *unlabelled}) < 2:
             raise Refusal(

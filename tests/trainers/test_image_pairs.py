@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from nnunet_synthtumour.settings import DeepAtlasSettings
 from nnunet_synthtumour.trainers import image_pairs
-from nnunet_synthtumour.trainers.image_pairs import started
+from nnunet_synthtumour.trainers.image_pairs import KINDS, WITH_LABELS, shares_of_kinds, started
 from nnunet_synthtumour.trainers.random_streams import worker_seeds
 
 
@@ -39,3 +40,20 @@ def test_without_workers_pairs_are_loaded_here(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(image_pairs, "get_allowed_n_proc_DA", lambda: 0)
     loader: Any = iter(["a pair"])
     assert next(started(loader, 1, 0, 0, False)) == "a pair"
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(1, 59), (5, 55), (20, 40), (60, 0), (1, 1)])
+def test_images_come_alike_but_labels_in_a_tenth_of_all_pairs(labelled: int, unlabelled: int) -> None:
+    shares = shares_of_kinds(DeepAtlasSettings(), labelled, unlabelled)
+    both, there, back, neither = (shares[kind] for kind in KINDS)
+    p = labelled / (labelled + unlabelled)
+    assert both + there + back + neither == pytest.approx(1) and there == back
+    assert both + there + back == pytest.approx(max(WITH_LABELS, 1 - (1 - p) ** 2))
+    assert both * (1 - p) == pytest.approx(there * p), "in proportion to their numbers"
+
+
+def test_shares_are_as_wished_or_what_teaches_a_segmenter_without_fitted_labels() -> None:
+    wished = DeepAtlasSettings(pairs=(0.0, 1.0, 2.0, 0.0))
+    assert shares_of_kinds(wished, 1, 9) == dict(zip(KINDS, wished.pairs or (), strict=True))
+    taught = shares_of_kinds(DeepAtlasSettings(fitted=0), 1, 59)
+    assert taught["labelled-unlabelled"] + taught["unlabelled-labelled"] == 0.3
