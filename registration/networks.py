@@ -134,18 +134,23 @@ class RegistrationUNet(nn.Module):
         return self._limited(self.head(self._decoded(skips[-1], skips)[-1]), moving.shape[2:])
 
     @torch.no_grad()
-    def predict(self, moving: Tensor, fixed: Tensor, forward: Callable[[Tensor, Tensor], Any] | None = None) -> Tensor:
+    def predict(self, moving: Tensor, fixed: Tensor, forward: Callable[..., Any] | None = None) -> Tensor:
         """The velocity after all passes, for use, not for training; `forward` is what stands in for the network itself
         (compiled, for one).
 
         What a pass adds is added to the velocity: one flow stays one flow, with its exact inverse, and within its limits.
         exp(v) exp(w) is exp(v + w) up to half of their commutator, which is as small as what a second pass finds.
         """
-        forward, shape = forward or self, moving.shape[2:]
-        velocity = finest(forward(moving, fixed)).float()
+        forward = self if forward is None else forward  # a compiled network has no truth value
+        in_fixed = self.guide(fixed) if self.guide is not None and self.guide.talking else None
+
+        def look(image: Tensor) -> Tensor:
+            found = () if self.guide is None or in_fixed is None else ((self.guide(image), in_fixed),)
+            return finest(forward(image, fixed, *found))
+
+        velocity, shape = look(moving), moving.shape[2:]
         for _ in range(self.passes - 1):
-            warped = warp(moving, self.displacement(velocity, shape))
-            more = finest(forward(warped, fixed)).float()
+            more = look(warp(moving, self.displacement(velocity, shape)))
             velocity = added(velocity, more, self._extent(velocity, shape), **self.limits)
         return velocity
 

@@ -52,8 +52,12 @@ def added(
     smoothing: float = SMOOTHING,  # of both, already
     max_gradient: float = MAX_GRADIENT,
 ) -> Tensor:
-    """The sum of two velocities, each as `limit_velocity` leaves it, cut to the same limits."""
+    """The sum of two velocities as `limit_velocity` leaves them, within the same limits.
+
+    What is added may not carry beyond a_i(x); the whole is made smaller where the sum is too steep.
+    """
     bound = _largest(velocity, velocity.shape[2:] if extent is None else extent, max_displacement, outflow)
+    bound = torch.maximum(bound, velocity.abs())  # smoothing has carried something across, which stays
     return _no_steeper(torch.minimum(torch.maximum(velocity + more, -bound), bound), max_gradient)
 
 

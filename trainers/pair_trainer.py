@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from torch import Tensor
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.model_files import FILE_NAME, save_model
@@ -34,7 +33,8 @@ class PairTrainer(AveragingTrainer):
     What the two learn from each other is said by `DeepAtlasTrainer`, which this one is the frame of.
     """
 
-    ANATOMY, PASSES = 1.0, 1  # unless registration.anatomy and .passes say otherwise
+    ANATOMY: float  # unless registration.anatomy says otherwise
+    PASSES: int
 
     num_val_iterations_per_epoch: int
     dataset_class: Any
@@ -48,7 +48,8 @@ class PairTrainer(AveragingTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature, which it inspects
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        complete = self.settings.registration.completed(self.ANATOMY, self.PASSES)
+        self._wanted = self.settings.registration
+        complete = self._wanted.completed(self.ANATOMY, self.PASSES)
         self.settings = dataclasses.replace(self.settings, registration=complete)
         self.labelled = self.settings.cases(LABELLED, PSEUDO)
         self.unlabelled = self.settings.cases(UNLABELLED)
@@ -84,7 +85,7 @@ class PairTrainer(AveragingTrainer):
         return RegistrationLearner(
             self.configuration_manager, self.settings.registration, self.num_input_channels, self.device,
             compiled=self._do_i_compile(), rank=self.local_rank if self.is_ddp else None,
-            structures=self.structures_seen(), images=self.images_seen(), passes=self.settings.registration.passes or 1,
+            structures=self.structures_seen(), images=self.images_seen(),
         )  # fmt: skip
 
     def images_seen(self) -> SeenImages:
@@ -185,23 +186,27 @@ class PairTrainer(AveragingTrainer):
             checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
         assert self.registration is not None and isinstance(checkpoint, dict)
         if "registration" not in checkpoint:
-            raise Refusal("This checkpoint holds no registration network; it was not written by DeepAtlasTrainer.")
-        self._go_on_with_network_of(checkpoint["registration"]["weights"])
+            raise Refusal(f"This checkpoint holds no registration network; {type(self).__name__} did not write it.")
+        self._go_on_as_begun(checkpoint["registration"])
         self.registration.load_state(checkpoint["registration"])
 
-    def _go_on_with_network_of(self, weights: Mapping[str, Tensor]) -> None:
-        """A training keeps the kind of registration network that it began with."""
-        network, guided = kind_of(weights)
-        if (network, guided) == (self.settings.registration.network, self.structures_seen() > 0):
+    def _go_on_as_begun(self, state: Mapping[str, Any]) -> None:
+        """A training keeps the kind of registration network that it began with and, where the user has not said otherwise,
+        its weight of anatomy and its passes (both 1 before they were chosen by the trainer)."""
+        network, guided = kind_of(state["weights"])
+        mine = self.settings.registration
+        begun = self._wanted.completed(state.get("anatomy", 1.0), state.get("passes", 1))
+        other = (network, guided) != (mine.network, self.structures_seen() > 0)
+        begun = dataclasses.replace(begun, network=network, similarity=mine.similarity)
+        if not other and begun == mine:
             return
-        self.print_to_log_file(
-            f"WARNING: this training goes on with the registration network that it began with (network={network}, "
-            f"guided={str(guided).lower()}); the settings ask for another one now"
-        )
+        if other:
+            self.print_to_log_file(
+                f"WARNING: this training goes on with the registration network that it began with (network={network}, "
+                f"guided={str(guided).lower()}); the settings ask for another one now"
+            )
         self.settings = dataclasses.replace(
-            self.settings,
-            registration=dataclasses.replace(self.settings.registration, network=network),
-            deepatlas=dataclasses.replace(self.settings.deepatlas, guided=guided),
+            self.settings, registration=begun, deepatlas=dataclasses.replace(self.settings.deepatlas, guided=guided)
         )
         self.registration = self._new_registration()
 

@@ -90,7 +90,7 @@ class PairValidation:
             row, _, labels = self._register(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
         about = {"pairs": len(rows), "of": len(self.pairs), "kind": self.kind, "determinant": "central differences",
-                 "mean": _means(rows)}  # fmt: skip
+                 "passes": learner.passes, "mean": _means(rows)}  # fmt: skip
         text = json.dumps(_no_nan({**about, "per_pair": rows}), indent=1)
         (folder / "registration.json").write_text(text + "\n", encoding="utf-8")
         ranked = sorted(rows, key=_rank)

@@ -38,7 +38,7 @@ def kind_of(weights: Iterable[str]) -> tuple[str, bool]:
 class RegistrationLearner:
     """The network, its optimiser and its schedule. `rank` is given where there are several processes; `structures` is the
     number of labels that a guide inside the network finds (registration/structure_guide.py), 0 for no guide; `images` is
-    noted for who registers others with the network later; `passes` are those of `RegistrationUNet.predict`."""
+    noted for who registers others with the network later."""
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class RegistrationLearner:
         rank: int | None = None,
         structures: int = 0,
         images: SeenImages | None = None,
-        passes: int = 1,
     ) -> None:
         self.settings = settings
         arch_kwargs = dict(configuration.network_arch_init_kwargs)
@@ -64,7 +63,7 @@ class RegistrationLearner:
             image_channels=image_channels,
             options=({"velocity_level": 0} if shallow else {})
             | (_guide(configuration, structures) if structures else {})
-            | ({"passes": passes} if passes > 1 else {}),
+            | ({"passes": settings.passes} if (settings.passes or 1) > 1 else {}),
             spacing=tuple(float(s) for s in configuration.spacing),
             patch_size=tuple(int(n) for n in configuration.patch_size),
             **({} if images is None else vars(images)),
@@ -132,6 +131,11 @@ class RegistrationLearner:
         return guide if guide is not None and guide.talking else None
 
     @property
+    def passes(self) -> int:
+        """Times that the network looks at a pair that it registers."""
+        return int(self._net.passes)
+
+    @property
     def _net(self) -> Any:
         return self.bare
 
@@ -140,6 +144,8 @@ class RegistrationLearner:
             "weights": self.bare.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "anatomy": self.settings.anatomy,
+            "passes": self.passes,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

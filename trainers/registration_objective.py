@@ -62,8 +62,8 @@ class RegistrationObjective:
 
     def _weighted(self, terms: RegistrationTerms) -> Tensor:
         smooth = self.settings.regularity * REGULARITY_WEIGHTS[self.settings.similarity]
-        overlap = 1.0 if self.settings.anatomy is None else self.settings.anatomy
-        return terms.similarity + smooth * terms.regularity + overlap * terms.anatomy
+        assert self.settings.anatomy is not None, "trainers complete their settings"
+        return terms.similarity + smooth * terms.regularity + self.settings.anatomy * terms.anatomy
 
     def _half_similarity(self, moving: Tensor, fixed: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
         size = tuple(max(SMALLEST_SIDE, n // 2) for n in moving.shape[2:])

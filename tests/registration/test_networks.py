@@ -107,6 +107,16 @@ def test_one_pass_is_the_network_itself(network_class: Any) -> None:
     assert torch.equal(network.predict(*images), velocity_of(network(*images)))
 
 
+@both
+def test_a_compiled_network_takes_all_passes(network_class: Any) -> None:
+    network = network_class.from_plans(*architecture(), structures=1, passes=2).eval()
+    network.guide.say(True)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    images = pair((24, 24, 24))
+    compiled = torch.compile(network, backend="eager")
+    torch.testing.assert_close(network.predict(*images, compiled), network.predict(*images))
+
+
 def test_a_second_pass_sees_what_the_first_one_left() -> None:
     """Of a network that finds half of every shift: three quarters after two passes, seven eighths after three."""
     grid = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * 3, indexing="ij"))

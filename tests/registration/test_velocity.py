@@ -14,6 +14,7 @@ from nnunet_synthtumour.registration.fields import compose, jacobian, jacobian_d
 from nnunet_synthtumour.registration.velocity import (
     MAX_DISPLACEMENT,
     MAX_GRADIENT,
+    added,
     displacement_of,
     displacements_of,
     limit_velocity,
@@ -87,3 +88,17 @@ def test_displacements_live_on_the_images_grid(image: tuple[int, ...]) -> None:
     assert displacement.shape == (1, 3, *image)
     small = displacement_of(1e-3 * v, (2, 2, 2), image)[..., 20:24, 16, 18].mean()
     assert small.item() == pytest.approx(2e-3 * v[..., 10:12, 8, 9].mean().item(), rel=0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("extent", [None, (9.5, 11, 12)])
+def test_what_is_added_keeps_the_limits_and_nothing_added_changes_nothing(extent: tuple[float, ...] | None) -> None:
+    one, other = (limit_velocity(noise((10, 11, 12), seed, 3, 30.0), extent) for seed in (0, 1))
+    torch.testing.assert_close(added(one, torch.zeros_like(one), extent), one)
+    both = added(one, other, extent)
+    assert jacobian(both).square().sum((1, 2)).max().sqrt() <= 1.5 + 1e-4
+    torch.testing.assert_close(added(-one, -other, extent), -both)
+    small = 0.05 * one
+    inner = (..., *[slice(2, -3)] * 3)
+    torch.testing.assert_close(added(small, small, extent)[inner], 2 * small[inner])
+    inward = added(torch.zeros_like(one), torch.full_like(one, 100.0), extent, max_gradient=1e3)
+    assert inward[:, 0, 0].max() <= 0.5 and inward[:, 0, 5].min() > 1, "hardly anything crosses the faces"

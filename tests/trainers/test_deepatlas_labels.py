@@ -56,7 +56,8 @@ class _Fitter:
         )
 
     def by_way_of(self, relays: dict[str, torch.Tensor], target: str, direct: Any) -> Any:
-        among_relays = target.startswith("relay") and target not in self.ways
+        among_relays = target.startswith("relay")
+        assert target not in self.ways, "once"
         for relay, labels in relays.items():
             assert (labels == len(relay) + (0 if among_relays else 100)).all(), "each relay's own, voted on for others"
         self.ways[target] = list(relays)

@@ -65,6 +65,21 @@ def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: 
     assert "(network=unet, guided=true)" in log.read_text(encoding="utf-8")
 
 
+def test_a_training_goes_on_with_the_weight_of_anatomy_and_the_passes_it_began_with(toy: Path) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT)
+    trainer.initialize()
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "new.pth"))
+    checkpoint = torch.load(Path(trainer.output_folder) / "new.pth", weights_only=False)
+    assert (checkpoint["registration"]["anatomy"], checkpoint["registration"]["passes"]) == (4.0, 2)
+    del checkpoint["registration"]["anatomy"], checkpoint["registration"]["passes"]  # as earlier versions wrote it
+    for wanted, expected in (({}, (1.0, 1)), ({"anatomy": 3.0, "passes": 2}, (3.0, 2))):
+        resumed = make_trainer(toy, DeepAtlasTrainer, fold="all", resume=True, **SHORT, registration=wanted)
+        resumed.initialize()
+        resumed.load_checkpoint(checkpoint)
+        assert (resumed.objective().settings.anatomy, resumed.registration.passes) == expected
+        assert resumed.registration.architecture.options.get("passes", 1) == expected[1]
+
+
 def test_where_all_are_labelled_an_untrained_registration_network_teaches_nobody(toy: Path) -> None:
     roles = {"case_006": "labelled", "case_007": "labelled"}
     trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", training=SHORT["training"], roles=roles)

@@ -24,7 +24,7 @@ def test_how_often_a_pair_is_looked_at_goes_into_the_model_file(toy: Path) -> No
         trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, registration=settings)
         trainer.initialize()
         assert trainer.registration.bare.passes == trainer.registration.architecture.build().passes == passes
-        assert trainer.objective().settings.anatomy == anatomy
+        assert trainer.objective().settings.anatomy == anatomy and trainer.registration.passes == passes
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (18, 21, 17)])

@@ -73,7 +73,7 @@ def test_directions_that_undo_each_other_are_consistent() -> None:
 def test_a_shear_between_thick_slices_costs_what_it_is_in_millimetres(along: int, changing: int, factor: float) -> None:
     velocity = torch.zeros(1, 3, *SHAPE)
     velocity[:, along] = torch.arange(SHAPE[changing]).reshape([-1 if i == changing else 1 for i in range(3)]) * 0.1
-    objective = RegistrationObjective(RegistrationSettings(similarity="mse"), 2)
+    objective = RegistrationObjective(RegistrationSettings(similarity="mse", anatomy=1.0), 2)
     costs = [
         float(objective(_Learner(spacing), [velocity], _pair(), (None, None))[1].regularity)  # type: ignore[arg-type]
         for spacing in (None, [5.0, 1.0, 1.0])
