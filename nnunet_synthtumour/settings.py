@@ -1,4 +1,5 @@
-"""The `"synthtumour"` block of `dataset.json`, as frozen dataclasses. Every default of the package is written here.
+"""The `"synthtumour"` block of `dataset.json`, as frozen dataclasses. Every default of the package is written here,
+also those that trainers choose (`null`).
 
 nnU-Net copies `dataset.json` to the preprocessed data, to the results and into every checkpoint, so a run carries its
 settings with it. Presets of lesions have their own files (`lesion_model.py`); this block names one and overrides it.

@@ -46,7 +46,7 @@ class MSCGUNet(RegistrationUNet):
         self.graph = SelfConstructingGraph(self.encoder.conv_op, channels, nodes, embedding)
         self.coarse_head = self._new_head(velocity_level + 1)
 
-    # The graph gives more than a velocity; trainers that need only that take its first field.
+    # The graph gives more than a velocity; who needs no more takes `networks.finest`.
     def forward(  # type: ignore[override]
         self, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None = None
     ) -> GraphRegistration:

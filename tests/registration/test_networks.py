@@ -11,7 +11,7 @@ from torch import Tensor
 from nnunet_synthtumour.registration.constructed_graph import SelfConstructingGraph
 from nnunet_synthtumour.registration.fields import compose, jacobian_determinant, warp
 from nnunet_synthtumour.registration.msc_gunet import GraphRegistration, MSCGUNet
-from nnunet_synthtumour.registration.networks import RegistrationUNet
+from nnunet_synthtumour.registration.networks import RegistrationUNet, finest
 from nnunet_synthtumour.registration.windows import gaussian_smooth
 from tests.registration.plans import architecture
 
@@ -24,16 +24,12 @@ def pair(shape: tuple[int, ...], channels: int = 1, seed: int = 0) -> tuple[Tens
     return moving / moving.std(), fixed / fixed.std()
 
 
-def velocity_of(output: Tensor | GraphRegistration) -> Tensor:
-    return output.velocity if isinstance(output, GraphRegistration) else output
-
-
 @both
 @pytest.mark.parametrize("shape", [(32, 32, 32), (33, 21, 26)])
 def test_a_new_network_moves_nothing_whatever_the_shape(network_class: Any, shape: tuple[int, ...]) -> None:
     network = network_class.from_plans(*architecture(), image_channels=2).eval()
     moving, fixed = pair(shape, channels=2)
-    velocity = velocity_of(network(moving, fixed))
+    velocity = finest(network(moving, fixed))
     assert velocity.shape == (1, 3, *[-(-size // 8) * 4 for size in shape])
     displacement = network.displacement(velocity, shape)
     assert displacement.shape == (1, 3, *shape)
@@ -54,7 +50,7 @@ def test_every_topology_of_the_plans(network_class: Any, options: dict[str, Any]
     network = network_class.from_plans(*architecture(**options), velocity_level=1)
     moving, fixed = pair(images)
     output = network(moving, fixed)
-    forward, backward = network.displacements(velocity_of(output), images)
+    forward, backward = network.displacements(finest(output), images)
     assert forward.shape == backward.shape == (1, len(images), *images)
     if isinstance(output, GraphRegistration):
         assert network.displacement(output.coarse_velocity, images).shape == forward.shape
@@ -73,7 +69,7 @@ def test_no_weights_make_it_fold_and_the_inverse_is_one(network_class: Any, scal
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=scale)
         with torch.no_grad():
-            velocity = velocity_of(network(*pair(shape, seed=seed)))
+            velocity = finest(network(*pair(shape, seed=seed)))
             forward, backward = network.displacements(velocity, shape)
         assert forward.abs().max() > 0.5, "a test of something that moves"
         for displacement in (forward, backward):
@@ -104,7 +100,7 @@ def test_one_pass_is_the_network_itself(network_class: Any) -> None:
     network = network_class.from_plans(*architecture()).eval()
     torch.nn.init.normal_(network.head.weight, std=0.1)
     images = pair((24, 24, 24))
-    assert torch.equal(network.predict(*images), velocity_of(network(*images)))
+    assert torch.equal(network.predict(*images), finest(network(*images)))
 
 
 @both
@@ -145,7 +141,7 @@ def test_the_state_dict_makes_the_same_network_again(network_class: Any) -> None
     torch.nn.init.normal_(network.head.weight, std=0.1)
     again = network_class.from_plans(*architecture()).eval()
     again.load_state_dict(network.state_dict())
-    torch.testing.assert_close(velocity_of(again(moving, fixed)), velocity_of(network(moving, fixed)))
+    torch.testing.assert_close(finest(again(moving, fixed)), finest(network(moving, fixed)))
 
 
 @both
@@ -153,7 +149,7 @@ def test_autocast_keeps_velocities_in_float32(network_class: Any) -> None:
     network = network_class.from_plans(*architecture())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(*pair((24, 24, 24)))
-    assert velocity_of(output).dtype == torch.float32
+    assert finest(output).dtype == torch.float32
     if isinstance(output, GraphRegistration):
         assert output.kl.dtype == output.diagonal.dtype == torch.float32
 
@@ -163,7 +159,7 @@ def test_the_whole_network_is_one_graph_for_the_compiler(network_class: Any) -> 
     network = network_class.from_plans(*architecture()).eval()
     moving, fixed = pair((18, 16, 17))
     compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(velocity_of(compiled(moving, fixed)), velocity_of(network(moving, fixed)))
+    torch.testing.assert_close(finest(compiled(moving, fixed)), finest(network(moving, fixed)))
 
 
 def test_what_cannot_be_built_is_said() -> None:
