@@ -8,7 +8,7 @@ and planned by DeepAtlasSmallPlanner; all arms share plans, networks and number 
 nnU-Net on the k labelled images. `same-recipe`: the same with what DeepAtlasTrainer changes about nnU-Net besides (AdamW in
 short trainings, averaged weights, no mirroring), so what is left is what unlabelled images give. `deepatlas`: all others
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
-without any label and without segmentation, with as many registration steps. Dice is the mean over labels and cases (or
+without any label and without segmentation, with as many registration steps, the same pairs and as many looks. Dice is the mean over labels and cases (or
 pairs) of the test set; labels are warped by the nearest neighbour, folds counted by central differences. `--set` changes
 settings of `deepatlas`. Runs that are finished, OUT/BUDGET/*.json, are not repeated, so several processes can share the
 arms and draws of one folder.
@@ -138,9 +138,10 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     from nnunet_synthtumour.schema import parse_assignments
-    from nnunet_synthtumour.settings import BLOCK, with_settings
+    from nnunet_synthtumour.settings import BLOCK, DeepAtlasSettings, with_settings
     from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
     from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
+    from nnunet_synthtumour.trainers.image_pairs import shares_of_kinds
 
     class SameRecipe(AveragingTrainer):
         MIRRORING, ADAMW_LR = DeepAtlasTrainer.MIRRORING, DeepAtlasTrainer.ADAMW_LR
@@ -167,7 +168,11 @@ def train(arm: str, labelled: list[str], training: list[str], seed: int, test: T
         "training": {"seed": seed, "epochs": args.epochs, "iterations": args.iterations},
     }
     if arm == "unsupervised":
-        block |= {"deepatlas": {"alone": 1.0, "guided": False, "fitted": 0}, "registration": {"anatomy": 0.0}}
+        alike = list(shares_of_kinds(DeepAtlasSettings(), 1, len(training) - 1).values())  # the pairs of one label
+        block |= {
+            "deepatlas": {"alone": 1.0, "guided": False, "fitted": 0, "pairs": alike},
+            "registration": {"anatomy": 0.0},
+        }
     dataset_json[BLOCK] = block
     if arm == "deepatlas":
         dataset_json = with_settings(dataset_json, parse_assignments(args.set, "deepatlas.fitted=0"))

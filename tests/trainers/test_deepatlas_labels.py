@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.settings import DeepAtlasSettings, RegistrationSettings
+from nnunet_synthtumour.trainers import deepatlas_labels
 from nnunet_synthtumour.trainers.deepatlas_labels import Fitting, mark_of_fits, relays_for, with_fitted
 
 
@@ -105,6 +106,12 @@ def test_labels_are_fitted_anew_for_what_they_depend_on_alone() -> None:
     assert _mark(RegistrationSettings(network="mscgunet", anatomy=2.0, initial_lr=0.1, pairs=3)) == before
     for other in ({"similarity": "nmi"}, {"regularity": 2.0}, {"regularity_kind": "bending"}):
         assert _mark(RegistrationSettings(**other)) != before  # type: ignore[arg-type]
+
+
+def test_labels_of_a_version_that_fitted_otherwise_are_fitted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _mark(RegistrationSettings())
+    monkeypatch.setattr(deepatlas_labels, "STIFFNESS", 1.0)
+    assert _mark(RegistrationSettings()) != before
 
 
 @pytest.mark.parametrize("relays", [0, 1])
