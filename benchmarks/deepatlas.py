@@ -10,8 +10,8 @@ short trainings, averaged weights, no mirroring), so what is left is what unlabe
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
 without any label and without segmentation, with as many registration steps, the same pairs and as many looks.
 Dice is the mean over labels and cases (or pairs) of the test set; labels are warped by the nearest neighbour, folds
-counted by central differences. `--set` changes settings of `deepatlas`. Runs that are finished, OUT/BUDGET/*.json, are not repeated, so several processes can share the
-arms and draws of one folder.
+counted by central differences. `--set` changes settings of `deepatlas`. Runs that are finished, OUT/BUDGET/*.json, are
+not repeated, so several processes can share the arms and draws of one folder.
 """
 
 from __future__ import annotations
