@@ -26,8 +26,8 @@ TEACHING = (0.1, 0.15, 0.15, 0.6)  # where labels come to other images through t
 def shares_of_kinds(settings: DeepAtlasSettings, labelled: int, unlabelled: int) -> dict[str, float]:
     """How often each of KINDS is drawn: as the settings say, or so that every image comes as often as any other.
 
-    Of 60 images one with a label must not be in every third pair: registration would learn that image (hippocampi, one
-    label: Dice 0.767 on others so, and 0.777 if it is in every tenth).
+    Of 60 images one with a label need not be in every third pair: registration would learn that image (hippocampi, one
+    label: Dice 0.767 on others so, 0.777 and 0.770, two trainings, if it is in every tenth).
     """
     if settings.pairs is not None:
         return dict(zip(KINDS, settings.pairs, strict=True))
