@@ -32,7 +32,9 @@ class InstanceSettings:
 
     `levels` are the shrink factors of the images, coarse to fine; `stride` image voxels of a level share one voxel of
     the velocity. `regularity_weight` multiplies the diffusion or bending energy of the velocity; None takes that of
-    REGULARITY_WEIGHTS, as the similarities differ in scale. The limits are those of `velocity.limit_velocity`.
+    REGULARITY_WEIGHTS, as the similarities differ in scale. The limits are those of `velocity.limit_velocity`,
+    finer than a network's: with `max_gradient` 2 noise for images leaves field and inverse without folds even when the
+    regularity's weight is zero, with 3 the inverse folds.
     """
 
     similarity: Similarity = "lncc"
@@ -42,10 +44,10 @@ class InstanceSettings:
     regularity: Literal["diffusion", "bending"] = "diffusion"
     regularity_weight: float | None = None
     learning_rate: float = 0.4
-    smoothing: float = 1.0
+    smoothing: float = 0.5
     max_displacement: float = 0.3
     outflow: float = 1.0
-    max_gradient: float = 1.5
+    max_gradient: float = 2.0
     symmetric: bool = False
     steps: int = 5
 

@@ -53,6 +53,7 @@ def test_nothing_folds_however_weak_the_regularity(pair) -> None:
     found = optimise(normalised(pair[0]), noise, settings)
     assert found.displacement.abs().max() > 1
     assert folds_percent(found.displacement) <= 0.003
+    assert folds_percent(found.inverse) <= 0.003
 
 
 def test_a_start_is_kept_without_iterations_and_symmetric_costs_work(pair) -> None:
