@@ -10,8 +10,10 @@ short trainings, averaged weights, no mirroring), so what is left is what unlabe
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
 without any label and without segmentation, with as many registration steps, the same pairs and as many looks.
 Dice is the mean over labels and cases (or pairs) of the test set; labels are warped by the nearest neighbour, folds
-counted by central differences. `--set` changes settings of `deepatlas`. Runs that are finished, OUT/BUDGET/*.json, are
-not repeated, so several processes can share the arms and draws of one folder.
+counted by central differences. `refined` is what `synthtumour register --model` makes of a pair by default: the
+network's velocity fitted to the two images and, in `deepatlas`, to what its segmenter finds in them; `guided` the same
+with a hundred times the weight of the latter. `--set` changes settings of `deepatlas`. Runs that are finished,
+OUT/BUDGET/*.json, are not repeated, so several processes can share the arms and draws of one folder.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ RAW, ALIGNED = "Dataset200_Raw", "Dataset201_Aligned"
 PLANS, CONFIGURATION = "nnUNetDeepAtlasSmallPlans", "3d_fullres"
 PAIRS = 40
 PHANTOMS, PHANTOM_MM = 80, 4.0
+STRONG = 10.0  # --anatomy-weight of `guided`
 
 
 def command(*words: object) -> None:
@@ -107,23 +110,27 @@ class TestCases:
         return float(np.nanmean(scores))
 
     def registration(self, trainer: Any) -> dict[str, float]:
-        """Mean Dice before and after, and folds, of the pairs."""
+        """Mean Dice of the pairs before, after the network and after `synthtumour register --model`; worst folds."""
         import torch
 
         from nnunet_synthtumour.registration.fields import warp
         from nnunet_synthtumour.registration.metrics import folds_percent
+        from nnunet_synthtumour.trainers.pair_validation import refined
 
-        before, after, folds = [], [], []
+        before, after, fitted, guided, folds = [], [], [], [], []
         for moving, fixed in self.pairs:
             one, other = self.cases[moving], self.cases[fixed]
             with torch.no_grad():
-                both = (whole.match()[None].to(trainer.device) for whole in (one, other))
-                u = trainer.registration.register(*both)[0].cpu()
+                both = [whole.match()[None].to(trainer.device) for whole in (one, other)]
+                fields = [trainer.registration.register(*both)[0], refined(trainer.registration, *both).displacement,
+                          refined(trainer.registration, *both, STRONG).displacement]  # fmt: skip
             truth, labels = other.seg[0].clamp(min=0).numpy(), one.seg.clamp(min=0)
             before.append(mean_dice(labels[0].numpy(), truth))
-            after.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))
-            folds.append(folds_percent(u))
-        return {"affine": float(np.nanmean(before)), "after": float(np.nanmean(after)), "folds": float(np.max(folds))}
+            for scores, u in zip((after, fitted, guided), (field.cpu() for field in fields), strict=True):
+                scores.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))
+                folds.append(folds_percent(u))
+        means = {"affine": before, "after": after, "refined": fitted, "guided": guided}
+        return {key: float(np.nanmean(scores)) for key, scores in means.items()} | {"folds": float(np.max(folds))}
 
 
 def mean_dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -230,10 +237,12 @@ def main() -> None:
                 results.setdefault(f"{arm} {k}", []).append(json.loads(file.read_text(encoding="utf-8")))
     budget = f"draws {args.draws}, {args.epochs} x {args.iterations} iterations"
     print(f"\n{len(training)} images, {args.test} test cases, {budget}\n")
-    print("| arm, labels | segmentation Dice | registration Dice | affine | folds %, worst | minutes |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| arm, labels | segmentation Dice | registration Dice | refined | guided | affine | folds %, worst | minutes |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for arm, runs in results.items():
-        cells = [spread(runs, key) for key in ("segmentation", "after", "affine")]
+        cells = [spread(runs, key) for key in ("segmentation", "after", "refined", "guided", "affine")]
         folds = [r["folds"] for r in runs if "folds" in r]
         print(f"| {arm} | {' | '.join(cells)} | {max(folds):.4f} | " if folds else f"| {arm} | {' | '.join(cells)} | | ",
               end="")  # fmt: skip
@@ -253,8 +262,10 @@ def figure(results: dict[str, list[dict[str, Any]]], args: argparse.Namespace, e
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    drawing, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for axis, key, title in ((left, "segmentation", "segmentation"), (right, "after", "registration")):
+    drawing, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    panels = (("segmentation", "segmentation"), ("after", "registration, the network"),
+              ("refined", "registration, and 40 iterations for the pair"))  # fmt: skip
+    for axis, (key, title) in zip(axes, panels, strict=True):
         for arm, colour in (("labels-alone", "C1"), ("same-recipe", "C2"), ("deepatlas", "C0")):
             ks = [k for k in args.labels if any(key in r for r in results.get(f"{arm} {k}", []))]
             if ks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from nnunet_synthtumour.registration.physical import affine_displacement, voxel_
 from nnunet_synthtumour.registration.trained_frame import frame_of
 
 
+class Said(NamedTuple):
+    """Velocity (1, D, ...) along the axes of the fixed grid, on a grid of the same extent (see `Frame.velocity`), and on
+    the fixed grid the probabilities of structures in both images, if the network has a guide that finds them."""
+
+    velocity: Tensor
+    found: tuple[Tensor, Tensor] | None
+
+
 @dataclass(frozen=True)
 class PairNetwork:
     """A network and what its file says of the images that it learnt from."""
@@ -28,16 +36,19 @@ class PairNetwork:
     architecture: Architecture
 
     @torch.no_grad()
-    def velocity(self, pair: Pair, matrix: Tensor) -> Tensor:
-        """From the moving image, brought to the fixed grid by the affine `matrix`, to the fixed one: (1, D, ...) along
-        the axes of the fixed grid, on a grid of the same extent (see `Frame.velocity`)."""
+    def say(self, pair: Pair, matrix: Tensor) -> Said:
+        """Of the moving image, brought to the fixed grid by the affine `matrix`, and the fixed one."""
         device, about = pair.fixed.device, self.architecture
         field = affine_displacement(voxel_map(pair.fixed_grid, pair.moving_grid, matrix), pair.fixed.shape[2:])
-        moving = warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device))
-        fixed = seen(pair.fixed_images, about.fixed_windows).to(device)
         frame = frame_of(about, pair.fixed_grid)
-        velocity = self.network.predict(frame.image(moving), frame.image(fixed))
-        return frame.velocity(on_image(velocity, frame.shape, self.network.total_stride))
+        moving = frame.image(warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device)))
+        fixed = frame.image(seen(pair.fixed_images, about.fixed_windows).to(device))
+        velocity = self.network.predict(moving, fixed)
+        guide, found = self.network.guide, None
+        if guide is not None and guide.talking:
+            shape = pair.fixed.shape[2:]
+            found = frame.home(guide(moving), shape), frame.home(guide(fixed), shape)
+        return Said(frame.velocity(on_image(velocity, frame.shape, self.network.total_stride)), found)
 
 
 def network_for(folder: Path, pair: Pair) -> PairNetwork:

@@ -21,6 +21,7 @@ from nnunet_synthtumour.image_files import write_image, write_transform
 from nnunet_synthtumour.pair_images import Pair, on_one_grid, read_image
 from nnunet_synthtumour.pair_network import PairNetwork, network_for
 from nnunet_synthtumour.registration.affine_alignment import affine_transform
+from nnunet_synthtumour.registration.anatomy import soft_dice_loss
 from nnunet_synthtumour.registration.fields import jacobian_determinant, warp
 from nnunet_synthtumour.registration.instance import (
     InstanceSettings,
@@ -43,8 +44,8 @@ from nnunet_synthtumour.registration_picture import save_picture
 
 CROSS_MODALITY = ("mind", "nmi")
 OPTIMISED, PREDICTED, NONE = "optimised", "the network's", "none was asked for"
-LEFT_OUT = "left out, it made the similarity worse"
-BACK_TO_PREDICTED = "the network's, optimising it made the similarity worse"
+LEFT_OUT = "left out, it made the fit worse"
+BACK_TO_PREDICTED = "the network's, optimising it made the fit worse"
 
 WRITTEN = ("field.nii.gz", "inverse_field.nii.gz", "affine.tfm", "warped.nii.gz", "warped_labels.nii.gz", "report.json",
            "check.png")  # fmt: skip
@@ -103,12 +104,12 @@ def register(request: Request) -> dict[str, Any]:
     for file in _written_in(request.out):  # of an earlier registration, which this one may not replace
         file.unlink()
     after_affine = time.perf_counter()
-    forward, backward, similarity, deformation = _deform(pair, matrix, request.settings, network)
+    forward, backward, fit, deformation = _deform(pair, matrix, request.settings, network)
     after_deformation = time.perf_counter()
     report = {
         "fixed": str(request.fixed),
         "moving": str(request.moving),
-        "similarity": {"name": request.settings.similarity, "unit": "cost, lower is better", **similarity},
+        "similarity": {"name": request.settings.similarity, "unit": "cost, lower is better", **fit["similarity"]},
         "deformation": deformation,
         "folds_percent": folds_percent(forward),
         "sd_log_jacobian": sd_log_jacobian(forward),
@@ -119,6 +120,8 @@ def register(request: Request) -> dict[str, Any]:
             "deformation": round(after_deformation - after_affine, 2),
         },
     }
+    if "structures" in fit:
+        report["structures"] = {"unit": "soft Dice of what the model finds", **fit["structures"]}
     warped, warped_labels = _write_files(request, pair, matrix, forward, backward, labels)
     if fixed_labels is not None and labels is not None and warped_labels is not None:
         report["labels"] = _scores(pair, matrix, labels, warped_labels, fixed_labels)
@@ -157,12 +160,12 @@ def _written_in(folder: Path) -> list[Path]:
 
 def _deform(
     pair: Pair, matrix: Tensor, settings: InstanceSettings, network: PairNetwork | None
-) -> tuple[Tensor, Tensor, dict[str, float], str]:
-    """u and its inverse on the fixed grid, the similarity of the image as it came, after affine and deformation, and
-    where the deformation comes from.
+) -> tuple[Tensor, Tensor, dict[str, dict[str, float]], str]:
+    """u and its inverse on the fixed grid, how well images (and structures that the network finds) fit as they came, after
+    affine and deformation, and where the deformation comes from.
 
-    What was optimised is kept only if the images fit better for it. A network's prediction that is asked for alone
-    stays what it is: a network may have learned from labels.
+    What was optimised is kept only if they fit better for it. A network's prediction that is asked for alone stays what it
+    is: a network may have learned from labels.
     """
     shape, device = pair.fixed.shape[2:], pair.fixed.device
 
@@ -171,26 +174,40 @@ def _deform(
         return warp(pair.moving, field), warp(torch.ones_like(pair.moving), field, padding="zeros")
 
     (unaligned, seen), (moving, weight) = brought(None), brought(matrix)
-    initial = None if network is None else network.velocity(pair, matrix)
+    said = None if network is None else network.say(pair, matrix)
+    initial, structures = (None, None) if said is None else said
     none = torch.zeros(1, len(shape), *shape, device=device)
     fields, how = (none, none), NONE
     if settings.iterations > 0:
-        found = optimise(moving, pair.fixed, settings, pair.fixed_grid.spacing[::-1], weight, initial)
+        spacing = pair.fixed_grid.spacing[::-1]
+        found = optimise(moving, pair.fixed, settings, spacing, weight, initial, found=structures)
         fields, how = (found.displacement, found.inverse), OPTIMISED
     elif initial is not None:
         fields, how = displacements_on(initial, shape), PREDICTED
 
-    def cost(field: Tensor) -> float:
+    def image(field: Tensor) -> float:
         return image_cost(settings.similarity, warp(moving, field), pair.fixed, warp(weight, field))
 
-    without = image_cost(settings.similarity, moving, pair.fixed, weight)
-    if how == OPTIMISED and cost(fields[0]) > without:  # images that fit as they are: what the optimiser did is noise
+    def apart(field: Tensor) -> float:
+        if structures is None:
+            return 0.0
+        return float(soft_dice_loss(warp(structures[0], field), structures[1], warp(weight, field)))
+
+    def cost(field: Tensor) -> float:
+        return image(field) + settings.anatomy * apart(field)
+
+    if how == OPTIMISED and cost(fields[0]) > cost(
+        none
+    ):  # images that fit as they are: what the optimiser did is noise
         fields, how = (none, none), LEFT_OUT
         predicted = None if initial is None else displacements_on(initial, shape)
-        if predicted is not None and cost(predicted[0]) < without:
+        if predicted is not None and cost(predicted[0]) < cost(none):
             fields, how = predicted, BACK_TO_PREDICTED
     before = image_cost(settings.similarity, unaligned, pair.fixed, seen)
-    return *fields, {"initial": before, "affine": without, "final": cost(fields[0])}, how
+    fit = {"similarity": {"initial": before, "affine": image(none), "final": image(fields[0])}}
+    if structures is not None:
+        fit["structures"] = {"affine": 1 - apart(none), "final": 1 - apart(fields[0])}
+    return *fields, fit, how
 
 
 def _write_files(

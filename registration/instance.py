@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_synthtumour.registration.anatomy import soft_dice_loss
 from nnunet_synthtumour.registration.fields import compose, exponentiate, resize, warp
 from nnunet_synthtumour.registration.mind import mind_ssc
 from nnunet_synthtumour.registration.mutual_information import nmi_loss
@@ -32,7 +33,8 @@ class InstanceSettings:
 
     `levels` are the shrink factors of the images, coarse to fine; `stride` image voxels of a level share one voxel of
     the velocity. `regularity_weight` multiplies the diffusion or bending energy of the velocity; None takes that of
-    REGULARITY_WEIGHTS, as the similarities differ in scale. The limits are those of `velocity.limit_velocity`,
+    REGULARITY_WEIGHTS, as the similarities differ in scale. `anatomy` is the weight of structures that were found in both
+    images, where they are given. The limits are those of `velocity.limit_velocity`,
     finer than a network's: with `max_gradient` 2 noise for images leaves field and inverse without folds even when the
     regularity's weight is zero, with 3 the inverse folds.
     """
@@ -43,6 +45,7 @@ class InstanceSettings:
     stride: int = 2
     regularity: Literal["diffusion", "bending"] = "diffusion"
     regularity_weight: float | None = None
+    anatomy: float = 0.1
     learning_rate: float = 0.4
     smoothing: float = 0.5
     max_displacement: float = 0.3
@@ -89,16 +92,19 @@ def optimise(
     weight: Tensor | None = None,
     initial: Tensor | None = None,
     progress: Progress | None = None,
+    found: tuple[Tensor, Tensor] | None = None,
 ) -> Deformation:
     """Fit exp(v) to two images (1, C, X, Y[, Z]) that lie on one grid, affinely aligned and `normalised`.
 
     Minimises, by Adam, level by level on velocities that `limit_velocity` keeps from folding,
 
-        (S(m o exp(v), f) + S(f o exp(-v), m)) / 2 + regularity_weight * R(v)
+        (S(m o exp(v), f) + S(f o exp(-v), m)) / 2 + regularity_weight * R(v) + anatomy * A
 
-    with the similarity S (of one direction only if not `symmetric`) and R the diffusion or bending energy. `weight`
-    (1, 1, X, Y[, Z]) is where the moving image is known, `spacing` that of the tensor axes, `initial` a velocity on any
-    grid that covers the images. `progress` hears (iteration, iterations, similarity).
+    with the similarity S (of one direction only if not `symmetric`), R the diffusion or bending energy, and A, with
+    `found`, the soft Dice loss of structures in the same directions: `found` are probabilities of labels in the moving and
+    the fixed image, (1, classes, X, Y[, Z]), background first. `weight` (1, 1, X, Y[, Z]) is where the moving image is
+    known, `spacing` that of the tensor axes, `initial` a velocity on any grid that covers the images. `progress` hears
+    (iteration, iterations, similarity).
     """
     shape, dims = tuple(fixed.shape[2:]), fixed.ndim - 2
     spacing = tuple(spacing or (1.0,) * dims)
@@ -108,15 +114,15 @@ def optimise(
     history: list[float] = []
     for level, count in zip(settings.levels, _shares(settings.iterations, len(settings.levels)), strict=True):
         raw = resize(raw, level_shape(shape, spacing, level * settings.stride))
-        cost = _Cost(moving, fixed, weight, level_shape(shape, spacing, level), settings)
+        cost = _Cost(moving, fixed, weight, level_shape(shape, spacing, level), settings, found)
         sides = [side * n / m for side, n, m in zip(spacing, shape, raw.shape[2:], strict=True)]
         regularity = diffusion if settings.regularity == "diffusion" else bending_energy
         parameter = raw.clone().requires_grad_()
         optimiser = torch.optim.Adam([parameter], lr=settings.learning_rate)
         for _ in range(count):
             velocity = _limited(parameter, settings)
-            similarity = cost(velocity)
-            loss = similarity + settings.weight() * regularity(velocity, sides)
+            similarity, anatomy = cost(velocity)
+            loss = similarity + settings.weight() * regularity(velocity, sides) + settings.anatomy * anatomy
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -158,28 +164,47 @@ def image_cost(similarity: Similarity, moving: Tensor, fixed: Tensor, weight: Te
 
 
 class _Cost:
-    """The similarity of a velocity on one level, everything that does not change computed once."""
+    """Similarity and anatomy loss of a velocity on one level, everything that does not change computed once."""
 
     def __init__(
-        self, moving: Tensor, fixed: Tensor, weight: Tensor | None, shape: tuple[int, ...], settings: InstanceSettings
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        weight: Tensor | None,
+        shape: tuple[int, ...],
+        settings: InstanceSettings,
+        found: tuple[Tensor, Tensor] | None,
     ) -> None:
         self.settings, self.shape = settings, shape
         self.moving, self.fixed = _shrunk(moving, shape), _shrunk(fixed, shape)
         self.weight = None if weight is None else _shrunk(weight.float(), shape)
+        self.found = None if found is None else tuple(_shrunk(one.float(), shape) for one in found)
         if settings.similarity == "mind":
             # the descriptors are warped, not the images: many times cheaper, and the same up to local rotations
             self.moving, self.fixed = _descriptors(self.moving), _descriptors(self.fixed)
 
-    def __call__(self, velocity: Tensor) -> Tensor:
-        compared = SIMILARITY[self.settings.similarity]
+    def __call__(self, velocity: Tensor) -> tuple[Tensor, Tensor | float]:
         forward = self._displacement(velocity)
         # the moving image is unknown where the warp reads what the affine map left empty
         weight = None if self.weight is None else warp(self.weight, forward.detach())
-        there = compared(warp(self.moving, forward), self.fixed, weight)
+        there = self._compared(self.moving, forward, self.fixed, weight), self._anatomy(forward, weight)
         if not self.settings.symmetric:
             return there
-        back = compared(warp(self.fixed, self._displacement(-velocity)), self.moving, self.weight)
-        return (there + back) / 2
+        backward = self._displacement(-velocity)
+        back = (
+            self._compared(self.fixed, backward, self.moving, self.weight),
+            self._anatomy(backward, self.weight, True),
+        )
+        return (there[0] + back[0]) / 2, (there[1] + back[1]) / 2
+
+    def _compared(self, one: Tensor, displacement: Tensor, other: Tensor, weight: Tensor | None) -> Tensor:
+        return SIMILARITY[self.settings.similarity](warp(one, displacement), other, weight)
+
+    def _anatomy(self, displacement: Tensor, weight: Tensor | None, back: bool = False) -> Tensor | float:
+        if self.found is None:
+            return 0.0
+        one, other = reversed(self.found) if back else self.found
+        return soft_dice_loss(warp(one, displacement), other, weight)
 
     def _displacement(self, velocity: Tensor) -> Tensor:
         return resize(exponentiate(velocity, self.settings.steps), self.shape)

@@ -76,8 +76,9 @@ def save_model(folder: Path, architecture: Architecture, network: torch.nn.Modul
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     path = folder / FILE_NAME
-    torch.save({"version": VERSION, **vars(architecture), "state_dict": weights}, path)
-    return path
+    scratch = path.with_suffix(".part")  # a killed run leaves the file that was there
+    torch.save({"version": VERSION, **vars(architecture), "state_dict": weights}, scratch)
+    return scratch.replace(path)
 
 
 def load_model(folder: Path, device: str | torch.device = "cpu") -> tuple[RegistrationUNet, Architecture]:

@@ -36,6 +36,14 @@ class Frame:
             return turned.contiguous()
         return F.interpolate(turned, self.shape, mode="trilinear" if len(self.shape) == 3 else "bilinear")
 
+    def home(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
+        """What the network says of every voxel, (B, C, ...), on the images' grid of this `shape`."""
+        ahead = tuple(shape[axis] for axis in self.axes)
+        if tuple(seen.shape[2:]) != ahead:
+            seen = F.interpolate(seen, ahead, mode="trilinear" if len(ahead) == 3 else "bilinear")
+        home = [self.axes.index(axis) for axis in range(len(self.axes))]
+        return seen.flip(self._backwards).permute(0, 1, *(2 + axis for axis in home)).contiguous()
+
     def velocity(self, velocity: Tensor) -> Tensor:
         """The network's (B, D, ...) along the images' axes. It keeps its resolution: another grid of the same extent,
         in voxels of its own, from where `fields.resize` leads to the images'."""

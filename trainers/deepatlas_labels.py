@@ -19,7 +19,7 @@ from nnunet_synthtumour.trainers.deepatlas_stages import FEW_LABELS
 from nnunet_synthtumour.trainers.fitted_labels import FINE, STIFFNESS, WARPED, Fitted, LabelFitter, write_warped
 
 MOST_TIMES = 10  # that a case is listed
-RELAYS = 4  # with few labels; more of them outvote errors by themselves
+RELAYS = 8  # with few labels; more of them outvote errors by themselves
 NO_LABEL = -2  # nothing that labels are fitted to is ignored
 
 

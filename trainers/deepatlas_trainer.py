@@ -28,6 +28,7 @@ from nnunet_synthtumour.trainers.image_pairs import PairLoader, shares_of_kinds
 from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_trainer import PairTrainer
 from nnunet_synthtumour.trainers.patches_within import CentresWithin
+from nnunet_synthtumour.trainers.rank_loss import of_this_rank_alone
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.whole_grids import Grid, WholeCases
 
@@ -212,7 +213,9 @@ class DeepAtlasTrainer(PairTrainer):
                 image, labels = self.patches.batch(
                     [one for one, its in zip(samples, weights, strict=True) if its == weight]
                 )
-                part = self.loss(self.network(image), labels) * (weights.count(weight) / len(weights))
+                logits = self.network(image)
+                with of_this_rank_alone(self.loss):  # other ranks have more samples, or none
+                    part = self.loss(logits, labels) * (weights.count(weight) / len(weights))
                 total, carried = total + weight * part, carried + part.detach()
         self.update(total)
         return {"loss": supervised.detach(), "carried": carried.detach()}

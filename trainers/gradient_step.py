@@ -1,4 +1,8 @@
-"""One step of an optimiser as nnU-Net takes it: gradients are clipped, and scaled where a GPU computes in half precision."""
+"""One step of an optimiser as nnU-Net takes it: gradients are clipped, and scaled where a GPU computes in half precision.
+
+A step whose gradient is not finite is left out, as a scaler leaves it out: it would make every weight NaN, and a velocity
+of NaN is none at all, so that nobody would see it in the losses.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,8 @@ def descend(
     optimizer.zero_grad(set_to_none=True)
     if grad_scaler is None:
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
-        optimizer.step()
+        if torch.isfinite(nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)):
+            optimizer.step()
         return
     grad_scaler.scale(loss).backward()
     grad_scaler.unscale_(optimizer)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nnunet_synthtumour.registration.fields import warp
-from nnunet_synthtumour.registration.instance import Similarity, image_cost
+from nnunet_synthtumour.registration.instance import Deformation, InstanceSettings, Similarity, image_cost, optimise
 from nnunet_synthtumour.registration.metrics import dice, folds_percent, hd95, sd_log_jacobian
 from nnunet_synthtumour.registration_picture import save_picture
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
@@ -22,6 +22,7 @@ EVERY_EPOCH, AT_THE_END = 6, 60
 MEASURES = (
     "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
 )  # fmt: skip
+REFINED = ("dice_refined", "folds_percent_refined")  # at the end, of pairs with labels
 HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (
     "both held out",
     "one held out, one of training",
@@ -65,6 +66,19 @@ class Labels(NamedTuple):
         return _mean([dice(moving == label, self.fixed == label) for label in self.both])
 
 
+def refined(
+    learner: RegistrationLearner, moving: Tensor, fixed: Tensor, anatomy: float = InstanceSettings.anatomy
+) -> Deformation:
+    """What `synthtumour register --model` makes of a pair that lies on the grid of training: the network's velocity, fitted
+    to its images and, with the weight of `anatomy`, to the structures that the network's guide finds in them."""
+    guide = learner.guide
+    found = None if guide is None else (guide(moving), guide(fixed))
+    settings = InstanceSettings(similarity=cast(Similarity, learner.settings.similarity), anatomy=anatomy)
+    initial = learner.velocity(moving, fixed)
+    with torch.enable_grad():  # nnU-Net validates without
+        return optimise(moving, fixed, settings, learner.architecture.spacing, initial=initial, found=found)
+
+
 class PairValidation:
     """A seeded sample of the `wanted` pairs where there are many; `labelled` cases have labels of `classes`, background
     included, and perhaps the ignore label."""
@@ -88,6 +102,8 @@ class PairValidation:
         rows = []
         for pair in self.pairs[:AT_THE_END]:
             row, _, labels = self._register(learner, device, pair)
+            if labels:
+                row |= self._refined(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
         about = {"pairs": len(rows), "of": len(self.pairs), "kind": self.kind, "determinant": "central differences",
                  "passes": learner.passes, "mean": _means(rows)}  # fmt: skip
@@ -118,6 +134,11 @@ class PairValidation:
         }
         return row, (other[0, 0].cpu().numpy(), moved[0, 0].cpu().numpy()), labels
 
+    def _refined(self, learner: RegistrationLearner, device: torch.device, pair: tuple[str, str]) -> dict[str, float]:
+        u = refined(learner, *(self.cases[case].match()[None].to(device) for case in pair)).displacement
+        labels = self._labels(pair, u)
+        return dict(zip(REFINED, (labels.dice(labels.warped), folds_percent(u)), strict=True))
+
     def _labels(self, pair: tuple[str, str], forward: Tensor) -> Labels:
         moving, fixed = (self.cases[case].seg.clamp(min=0) for case in pair)  # outside of the image is background
         warped = warp(moving[None].float().to(forward.device), forward, "nearest")[0].cpu().to(moving.dtype)
@@ -142,7 +163,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Over all pairs, and of every label over the pairs that have it in both images."""
     if not rows:
         return {}
-    means: dict[str, Any] = {key: _mean([row[key] for row in rows]) for key in MEASURES}
+    means: dict[str, Any] = {key: _mean([row.get(key, float("nan")) for row in rows]) for key in (*MEASURES, *REFINED)}
     of_label: dict[str, list[dict[str, float]]] = {}
     for row in rows:
         for label, values in row["labels"].items():

@@ -53,8 +53,8 @@ class RegistrationLearner:
     ) -> None:
         self.settings = settings
         arch_kwargs = dict(configuration.network_arch_init_kwargs)
-        # a U-Net of three stages has no coarser second output than that of level 0
-        shallow = settings.network == "mscgunet" and int(arch_kwargs["n_stages"]) < 4
+        # a decoder of one stage ends at full resolution; the second output of mscgunet needs one more
+        shallow = int(arch_kwargs["n_stages"]) < (4 if settings.network == "mscgunet" else 3)
         self.architecture = Architecture(
             network=settings.network,
             network_class_name=configuration.network_arch_class_name,

@@ -41,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--regularity-weight", type=float, metavar="W", help="default: depends on the similarity")
     parser.add_argument(
+        "--anatomy-weight", type=float, metavar="W", default=0.1,
+        help="with --model: of the structures that it finds in both images (default: 0.1)",
+    )  # fmt: skip
+    parser.add_argument(
         "--affine", choices=("affine", "rigid", "none"), default="affine", help="start (default: affine)"
     )
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, mps (default: cpu)")
@@ -57,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--iterations is {args.iterations}; it must be 0 or more.")
     if args.regularity_weight is not None and not args.regularity_weight >= 0:
         raise UserError(f"--regularity-weight is {args.regularity_weight}; it must be 0 or more.")
+    if not args.anatomy_weight >= 0:
+        raise UserError(f"--anatomy-weight is {args.anatomy_weight}; it must be 0 or more.")
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -74,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
                 iterations=args.iterations,
                 regularity=args.regularity,
                 regularity_weight=args.regularity_weight,
+                anatomy=args.anatomy_weight,
             ),
             affine=args.affine,
             device=args.device,
@@ -86,6 +93,9 @@ def run(args: argparse.Namespace) -> None:
         f"{args.o}: {args.similarity} {similarity['initial']:.3f} -> {similarity['affine']:.3f} (affine) -> "
         f"{similarity['final']:.3f} (lower is better), {report['folds_percent']:.4f} % folds"
     )
+    if "structures" in report:
+        found = report["structures"]
+        print(f"structures that the model finds: Dice {found['affine']:.3f} (affine) -> {found['final']:.3f}")
     if "worse" in report["deformation"]:
         print(f"deformation: {report['deformation']}")
     for label, scores in report.get("labels", {}).get("final", {}).items():

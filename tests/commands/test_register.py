@@ -10,6 +10,7 @@ import torch
 
 from nnunet_synthtumour import pair_registration
 from nnunet_synthtumour.cli import main
+from nnunet_synthtumour.pair_network import Said
 from nnunet_synthtumour.registration.fields import compose, warp
 from nnunet_synthtumour.registration.instance import Deformation
 from nnunet_synthtumour.registration.model_files import Architecture, save_model
@@ -186,7 +187,7 @@ def test_images_that_fit_as_they_are_are_left_alone_and_old_files_go(tmp_path, c
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["similarity"]["final"] <= report["similarity"]["affine"]
     assert report["largest_displacement_mm"] == 0
-    assert report["deformation"] == "left out, it made the similarity worse"
+    assert report["deformation"] == "left out, it made the fit worse"
     assert "deformation: left out" in capsys.readouterr().out
     assert not (tmp_path / "out" / "warped_labels.nii.gz").exists()
 
@@ -202,8 +203,8 @@ def test_what_the_optimiser_spoils_is_the_networks_or_nothing(tmp_path, monkeypa
         return torch.tensor([voxels, 0.0, 0.0]).reshape(1, 3, 1, 1, 1).expand(1, 3, 20, 20, 20).clone()
 
     spoiled = Deformation(all_moved(-6.0), all_moved(-6.0), all_moved(6.0), ())
-    monkeypatch.setattr(pair_registration, "optimise", lambda *_: spoiled)
-    network = SimpleNamespace(velocity=lambda *_: all_moved(shift))
+    monkeypatch.setattr(pair_registration, "optimise", lambda *_, **__: spoiled)
+    network = SimpleNamespace(say=lambda *_: Said(all_moved(shift), None))
     monkeypatch.setattr(pair_registration, "network_for", lambda *_: network)
     both = ["-f", str(tmp_path / "a.nii.gz"), "-m", str(tmp_path / "b.nii.gz"), "--similarity", "mse"]
     assert main(["register", *both, "-o", str(tmp_path), "--affine", "none", "--model", "any"]) == 0
@@ -211,6 +212,34 @@ def test_what_the_optimiser_spoils_is_the_networks_or_nothing(tmp_path, monkeypa
     assert report["deformation"].startswith(kept)
     assert report["largest_displacement_mm"] == pytest.approx(2.0 if kept == "the network's" else 0.0, abs=0.1)
     assert report["similarity"]["final"] <= report["similarity"]["affine"]
+
+
+def test_structures_that_a_model_finds_are_brought_together(tmp_path, monkeypatch, capsys) -> None:
+    """Images that show nothing of them: only the model knows."""
+    noise = np.random.default_rng(0).normal(100, 1, (20, 20, 20)).astype(np.float32)
+    found = []
+    for name, start in (("b", 9), ("a", 6)):
+        block = np.zeros((20, 20, 20), np.float32)
+        block[start : start + 6, 6:15, 5:13] = 1
+        sitk.WriteImage(sitk.GetImageFromArray(noise), str(tmp_path / f"{name}.nii.gz"))
+        sitk.WriteImage(sitk.GetImageFromArray(block.astype(np.uint8)), str(tmp_path / f"{name}_seg.nii.gz"))
+        found.append(torch.from_numpy(np.stack([1 - block, block]))[None])
+    still = torch.zeros(1, 3, 20, 20, 20)
+    network = SimpleNamespace(say=lambda *_: Said(still, (found[0], found[1])))
+    monkeypatch.setattr(pair_registration, "network_for", lambda *_: network)
+    files = {f"{name}{end}": str(tmp_path / f"{name}{end}.nii.gz") for name in "ab" for end in ("", "_seg")}
+    command = ["register", "-f", files["a"], "-m", files["b"], "--affine", "none", "--model", "any",
+               "--labels", files["b_seg"], "--fixed-labels", files["a_seg"]]  # fmt: skip
+    reports = {}
+    for weight in ("10", "0"):
+        assert main([*command, "-o", str(tmp_path / weight), "--anatomy-weight", weight]) == 0
+        reports[weight] = json.loads((tmp_path / weight / "report.json").read_text(encoding="utf-8"))
+    assert reports["10"]["structures"]["final"] > 0.9 > 0.6 > reports["10"]["structures"]["affine"]
+    assert reports["10"]["labels"]["final"]["1"]["dice"] > 0.9 > 0.6 > reports["0"]["labels"]["final"]["1"]["dice"]
+    assert reports["10"]["folds_percent"] == 0
+    assert "structures that the model finds: Dice 0.5" in capsys.readouterr().out
+    assert main([*command, "-o", str(tmp_path / "no"), "--anatomy-weight", "-1"]) == 2
+    assert "--anatomy-weight is -1.0; it must be 0 or more." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("written", ["field.nii.gz", "affine.tfm", "warped.nii.gz"])

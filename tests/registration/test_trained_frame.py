@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nnunet_synthtumour.registration.instance import displacements_on
 from nnunet_synthtumour.registration.model_files import Architecture
 from nnunet_synthtumour.registration.physical import Geometry, to_physical
-from nnunet_synthtumour.registration.trained_frame import frame_of, lie_alike, orientation
+from nnunet_synthtumour.registration.trained_frame import Frame, frame_of, lie_alike, orientation
 
 SPACING = (1.5, 1.0, 1.2)  # along the network's axes
 
@@ -73,6 +73,16 @@ def test_the_displacement_of_images_stored_otherwise_is_the_same_in_space(order,
     wanted = sitk.GetArrayFromImage(expected)
     assert np.abs(wanted).max() > 1
     assert np.abs(back - wanted).max() < 1e-3
+
+
+@given(
+    st.permutations(range(3)), st.tuples(*[st.booleans()] * 3), st.tuples(*[st.integers(4, 9)] * 3), st.sampled_from([1, 2])
+)  # fmt: skip
+def test_what_a_network_says_of_every_voxel_comes_home(axes, flipped, shape, finer: int) -> None:
+    frame = Frame(tuple(axes), flipped, tuple(finer * shape[axis] for axis in axes))
+    image = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))[None]
+    inner = (..., *[slice(1, -1)] * 3)  # linear interpolation bends at the faces
+    assert torch.allclose(frame.home(frame.image(image), shape)[inner], image[inner], atol=1e-4)
 
 
 @pytest.mark.parametrize("mm", [0.7, 2.0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_synthtumour.registration.anatomy import one_hot
 from nnunet_synthtumour.trainers.pair_validation import (
     HELD_OUT,
     TRAINING,
@@ -30,6 +31,10 @@ class _Still:
     architecture = SimpleNamespace(spacing=(1.0, 1.0, 2.0))
     settings = SimpleNamespace(similarity="mse")
     passes = 2
+    guide: Any = None
+
+    def velocity(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 3, *SHAPE)
 
     def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(1, 3, *SHAPE), torch.zeros(1, 3, *SHAPE)
@@ -79,6 +84,23 @@ def test_a_structure_that_one_image_lacks_says_nothing(tmp_path: Path) -> None:
     assert found["mean"]["dice_before"] == found["mean"]["dice_after"] == 1.0
     assert {label: row["pairs"] for label, row in found["mean"]["labels"].items()} == {"1": 6, "2": 2}
     assert {row["fixed"]: sorted(row["labels"]) for row in found["per_pair"]}["c"] == ["1"]
+
+
+def test_the_end_also_says_what_fitting_a_pair_to_found_structures_gives(tmp_path: Path) -> None:
+    cases = {"a": _whole({1: slice(1, 6)}), "b": _whole({1: slice(3, 8)})}
+    cases = {case: Whole(torch.rand(1, *SHAPE), whole.seg) for case, whole in cases.items()}  # which images do not show
+    whole = {float(one.match().sum()): one.seg for one in cases.values()}
+
+    class Guided(_Still):
+        @staticmethod
+        def guide(image: torch.Tensor) -> torch.Tensor:
+            return one_hot(whole[float(image.sum())][None], 2)
+
+    pairs = ValidationPairs("some", [("a", "b"), ("b", "a")])
+    PairValidation(cases, pairs, ["a", "b"], IGNORE).write(Guided(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+    found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["mean"]
+    assert found["dice_after"] == found["dice_before"] < 0.7
+    assert found["dice_refined"] > found["dice_after"] + 0.05 and found["folds_percent_refined"] == 0
 
 
 class _Away(_Still):

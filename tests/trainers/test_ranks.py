@@ -76,7 +76,7 @@ OF_TRAINER: dict[str, tuple[type, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _train(rank: int, world: int, name: str, toy: str, out: str, port: int) -> None:
+def _train(rank: int, world: int, name: str, toy: str, out: str, port: int, batch_dice: bool) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
@@ -84,6 +84,7 @@ def _train(rank: int, world: int, name: str, toy: str, out: str, port: int) -> N
     training = {"epochs": 2, "iterations": 4, "seed": 1}
     trainer = make_trainer(Path(toy), kind, fold="all", training=training, **settings)
     trainer.num_val_iterations_per_epoch = 1
+    trainer.configuration_manager.configuration["batch_dice"] = batch_dice
     trainer.run_training()
     trainer.perform_actual_validation()  # pairs are registered by the first rank alone
     log = trainer.logger.local_logger.my_fantastic_logging
@@ -178,11 +179,12 @@ def test_two_ranks_share_the_final_validation_and_agree_with_one_process(toy: Pa
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8")) == alone
 
 
-@pytest.mark.parametrize("name", ["DeepAtlas", "CrossModal"])
-def test_two_ranks_keep_the_same_two_networks(name: str, two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "batch_dice"), [("DeepAtlas", False), ("DeepAtlas", True), ("CrossModal", True)])
+def test_two_ranks_keep_the_same_two_networks(name: str, batch_dice: bool, two: Path, tmp_path: Path) -> None:
+    """Though one has more warped samples than the other: a Dice over the batches of both would wait for ever."""
     from nnunetv2.run.run_training import find_free_network_port
 
-    mp.spawn(_train, args=(2, name, str(two), str(tmp_path), find_free_network_port()), nprocs=2)
+    mp.spawn(_train, args=(2, name, str(two), str(tmp_path), find_free_network_port(), batch_dice), nprocs=2)
     texts = [(tmp_path / f"{rank}.json").read_text(encoding="utf-8") for rank in range(2)]
     assert texts[0] == texts[1]
     found = json.loads(texts[0])
