@@ -55,6 +55,19 @@ def structures(labels: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def unmatched(target: str, labels: Mapping[str, Any], source: str, of_source: Mapping[str, Any]) -> str:
+    """What to say about labels of a target data set that a source has not by name, and the other way round; or nothing."""
+    mine, theirs = structures(labels), structures(of_source)
+    lacking, unknown = ", ".join(n for n in mine if n not in theirs), ", ".join(n for n in theirs if n not in mine)
+    if not lacking:
+        return ""
+    strangers = f", and {target} none called {unknown}" if unknown else ""
+    return (
+        f"{source} has no label called {lacking}{strangers}: where they are, background is taught; give structures the "
+        "same names in both."
+    )
+
+
 def check_named(named: Mapping[str, Any]) -> None:
     """Raise `UserError` where labels that a user names, a value or the values of a region each, are none for nnU-Net."""
     if named.get(BACKGROUND, 0) != 0:

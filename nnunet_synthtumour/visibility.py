@@ -21,7 +21,7 @@ from nnunet_synthtumour.visibility_features import (
 # for two organs and a lesion of four grades (docs/crossmodal.md): it rises monotonically, though the lesion's did not.
 SEPARABILITY = (0.50, 0.70, 0.78, 0.86, 0.91, 0.97, 1.00)
 EXPECTED_DICE = (0.00, 0.00, 0.38, 0.42, 0.67, 0.87, 0.95)
-VISIBLE, FAINT, INVISIBLE = "visible", "faint", "not visible"
+VISIBLE, FAINT, INVISIBLE, UNKNOWN = "visible", "faint", "not visible", "not to be told"
 VISIBLE_FROM, FAINT_FROM = 0.60, 0.20  # expected Dice
 VOXELS_PER_CASE, FOLDS, FEWEST_VOXELS = 2000, 5, 20
 SAME_PLACE = 1e-2  # of spacings and origins in mm, and of directions
@@ -31,6 +31,8 @@ ADVICE = {
     FAINT: "Expect gaps: correct some labels by hand in the target modality, or add a channel that shows it.",
     INVISIBLE: "Do not train on carried labels of it: the target does not show it, and registration cannot put it there. "
     "Use a modality or a contrast phase that shows it, or segment the source modality instead.",
+    UNKNOWN: "The labels looked at are other patients', in whom it lies elsewhere: they neither tell whether these images "
+    "show it nor teach it. Take labels of the same patients (source.pairing=paired), or label it in some targets.",
 }  # fmt: skip
 
 
@@ -48,6 +50,7 @@ class VisibilityCase:
     source: np.ndarray | None = None
     frame: tuple[float, ...] = ()
     carried: bool = False  # labels that came by registration, so not quite where the target shows a structure
+    of_another: bool = False  # patient, who has a lesion elsewhere
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ class Verdict:
                 f" Its usual place alone gives a Dice of {self.place_dice:.2f}: enough to find what lies alike in "
                 "everybody, of no use for what differs, as a lesion does."
             )
+        if self.verdict == UNKNOWN:
+            return f"{self.structure}: {self.verdict}. {self.advice}"
         return (
             f"{self.structure}: {self.verdict} in this modality (AUC {self.target.separability:.2f}, contrast to "
             f"noise {self.target.cnr:.2f}, edge on {100 * self.target.edge_share:.0f} % of its boundary); a Dice of about "
@@ -114,6 +119,8 @@ def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> li
         place = _place_dice(chosen, value)
         expected = expected_dice(target.separability)
         verdict = VISIBLE if expected >= VISIBLE_FROM else FAINT if expected >= FAINT_FROM else INVISIBLE
+        if verdict != VISIBLE and all(c.of_another for c in chosen) and _lies_anywhere(chosen, place):
+            verdict = UNKNOWN
         ml = float(np.mean([(c.labels == value).sum() * np.prod(c.spacing) / 1000 for c in chosen]))
         verdicts.append(
             Verdict(name, value, len(chosen), ml, target, source, place, expected, verdict, ADVICE[verdict])
@@ -227,6 +234,18 @@ def _place_dice(cases: Sequence[VisibilityCase], value: int) -> float:
         usual = (total - mask) * 2 >= len(masks) - 1
         scores.append(2 * float((usual & mask).sum()) / max(1, int(usual.sum()) + int(mask.sum())))
     return float(np.mean(scores))
+
+
+def _lies_anywhere(cases: Sequence[VisibilityCase], place_dice: float) -> bool:
+    """Whether a structure is in another place in every case, as lesions are; that takes three cases on one grid to see."""
+    comparable = len(cases) >= 3 and all(_share_grid(cases[0], case) for case in cases)
+    return comparable and place_dice < FAINT_FROM
+
+
+def no_verdict(verdicts: Sequence[Verdict], names: Mapping[str, int]) -> str:
+    """What to say about structures that none of the labels looked at has, or nothing."""
+    missing = ", ".join(name for name in names if name not in {verdict.structure for verdict in verdicts})
+    return f"Nothing can be said about {missing}: none of the labels looked at has it." if missing else ""
 
 
 def _share_grid(one: VisibilityCase, other: VisibilityCase) -> bool:

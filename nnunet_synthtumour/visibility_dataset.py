@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunet_synthtumour.dataset_folders import RAW, nnunet_folder, raw_files, read_dataset_json
-from nnunet_synthtumour.dataset_labels import structures
+from nnunet_synthtumour.dataset_labels import structures, unmatched
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_checks import difference
 from nnunet_synthtumour.image_files import read_or_refuse
@@ -68,6 +69,8 @@ def read_cases(given: Given) -> tuple[list[VisibilityCase], dict[str, int], str]
             f"{folder.name} has no labelled case; give --labels FOLDER, or --source DATASET of the labelled modality."
         )
     paired = settings.source is not None and settings.source.pairing == "paired"
+    if paired and given.source is not None:  # pairs are of the source that the settings name
+        paired = read_dataset_json(source)[1] == read_dataset_json(settings.source.dataset)[1]
     return _carried(given, folder, dataset_json, names, source, paired)
 
 
@@ -81,6 +84,8 @@ def _carried(
         raise UserError(
             f"{file.parent} has none of the labels {', '.join(names)}; use the same names in both data sets."
         )
+    if warning := unmatched(folder.name, dataset_json["labels"], file.parent.name, source_json["labels"]):
+        print(f"warning: {warning}", file=sys.stderr)
     labels, targets = _labelled(file.parent, source_json, LABELLED, PSEUDO), _names(folder, dataset_json)
     sources = sorted(labels)
     if not sources:
@@ -105,7 +110,8 @@ def _carried(
     for target, name in chosen:
         fixed = _channels(folder, dataset_json, target)
         moving = raw_files(file.parent, source_json, name)[0][0]
-        cases.append(_brought(target, fixed, moving, labels[name], theirs, given.register))
+        brought = _brought(target, fixed, moving, labels[name], theirs, given.register)
+        cases.append(replace(brought, of_another=not paired))
     how = "registered" if given.register else "as they lie"
     which = "of the same patients" if paired else "of other patients"
     return cases, names, f"labels: {file.parent.name}, {which}, {how}"

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_synthtumour.dataset_labels import check_named, dataset_labels, regions_class_order, structures
+from nnunet_synthtumour.dataset_labels import (
+    check_named,
+    dataset_labels,
+    regions_class_order,
+    structures,
+    unmatched,
+)
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_folders import Case
 from nnunet_synthtumour.lesion_labels import lesion_labels
@@ -73,3 +79,11 @@ def test_what_nnunet_would_stop_at() -> None:
 
 def test_structures_are_plain_labels_that_stand_for_something() -> None:
     assert structures({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}) == {"core": 2}
+
+
+def test_names_that_only_one_of_two_data_sets_has() -> None:
+    target = {"background": 0, "csf": 1, "wm": 2, "ignore": 3}
+    assert unmatched("CT", target, "MR", {"background": 0, "wm": 1, "csf": 2, "more": 3}) == ""
+    assert unmatched("CT", target, "MR", {"background": 0, "csf": 1}).startswith("MR has no label called wm: where")
+    both = unmatched("CT", target, "MR", {"background": 0, "csf": 1, "white_matter": 2})
+    assert both.startswith("MR has no label called wm, and CT none called white_matter: where they are, background is")

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_synthtumour.cli import main
-from nnunet_synthtumour.visibility import INVISIBLE, VISIBLE, VisibilityCase, body_of, visibility
+from nnunet_synthtumour.visibility import INVISIBLE, UNKNOWN, VISIBLE, VisibilityCase, body_of, no_verdict, visibility
 from nnunet_synthtumour.visibility_features import contrast_to_noise, edge_share, ring_around
 
 SHAPE = (24, 26, 22)
@@ -65,6 +65,19 @@ def test_two_small_lesions_are_enough_to_be_seen() -> None:
 
 def test_a_structure_that_no_case_has_gets_no_verdict() -> None:
     assert visibility([case(3.0, 0)], {"nothing": 7}) == []
+    assert no_verdict([verdict(5.0)], {"ball": 1}) == ""
+    assert "about nothing, cube: none of the labels" in no_verdict([verdict(5.0)], {"nothing": 7, "ball": 1, "cube": 2})
+
+
+def test_labels_of_other_patients_cannot_tell_of_what_lies_anywhere() -> None:
+    frame = (0.0, 0.0, 0.0, *np.eye(3).ravel())
+    anywhere = [replace(case(0.0, seed), frame=frame) for seed in range(4)]
+    of_others = [replace(one, of_another=True) for one in anywhere]
+    at_one_place = [replace(one, labels=ball((11, 12, 10), 3.8).astype(np.int16)) for one in of_others]
+    bright = [replace(case(5.0, seed), frame=frame, of_another=True) for seed in range(4)]
+    found = [visibility(cases, {"ball": 1})[0] for cases in (anywhere, of_others, at_one_place, of_others[:2], bright)]
+    assert [one.verdict for one in found] == [INVISIBLE, UNKNOWN, INVISIBLE, INVISIBLE, VISIBLE]
+    assert found[1].sentence().startswith("ball: not to be told. The labels looked at are other patients'")
 
 
 def test_a_fixed_place_makes_nothing_visible_and_is_told_beside_the_verdict() -> None:
@@ -130,8 +143,20 @@ def test_the_command_judges_by_labels_of_the_source(
     dataset(raw, "Dataset002_Source", True, 5.0)
     assert main(["visibility", "-d", "1", "-o", str(tmp_path / "out")]) == 2
     assert "give --labels FOLDER, or --source" in capsys.readouterr().err
-    assert main(["visibility", "-d", "1", "--source", "2", "-o", str(tmp_path / "out"), "-n", "3"]) == 0
-    assert "ball: not visible in this modality" in capsys.readouterr().out
+    command = ["visibility", "-d", "1", "--source", "2", "-o", str(tmp_path / "out"), "-n", "3"]
+    assert main(command) == 0
+    assert "ball: not to be told" in capsys.readouterr().out  # the balls of others lie elsewhere
+    file = raw / "Dataset001_Target" / "dataset.json"
+    target = json.loads(file.read_text(encoding="utf-8"))
+    target["synthtumour"]["source"] = {"dataset": "Dataset002_Source", "pairing": "paired"}
+    target["labels"] = {"background": 0, "ball": 1, "cube": 2, "ignore": 3}
+    file.write_text(json.dumps(target), encoding="utf-8")
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "ball: not visible in this modality" in said.out and "Nothing can be said about cube" in said.out
+    assert "warning: Dataset002_Source has no label called cube: where they are, background is taught" in said.err
+    assert main([*command[:6], str(file)]) == 2
+    assert "dataset.json is a file; give a folder with -o." in capsys.readouterr().err
     found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))["verdicts"][0]
     assert found["source"]["auc_intensity"] > 0.9 > 0.65 > found["target"]["auc_intensity"]
     page = (tmp_path / "out" / "visibility.html").read_text(encoding="utf-8")
@@ -170,6 +195,10 @@ def test_a_data_set_without_roles_is_labelled_where_it_has_label_files(
     found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
     assert found["verdicts"][0]["cases"] == 2, "c1 has no label in the source"
     assert "of the same patients" in found["labels"]
+    dataset(raw, "Dataset004_Others", True, 5.0)
+    assert main([*command, "-d", "1", "--source", "4"]) == 0  # pairs are of the source that the settings name
+    found = json.loads((tmp_path / "out" / "visibility.json").read_text(encoding="utf-8"))
+    assert "Dataset004_Others, of other patients" in found["labels"]
     for file in (*(folder / "imagesTr").iterdir(), *(folder / "labelsTr").iterdir()):
         file.rename(file.with_name(f"other_{file.name}"))
     assert main([*command, "-d", "1"]) == 2

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
+from nnunet_synthtumour.dataset_labels import unmatched
 from nnunet_synthtumour.errors import Refusal
 from nnunet_synthtumour.image_checks import same_direction
 from nnunet_synthtumour.trainers.seen_images import SeenImages
@@ -66,16 +67,29 @@ class SourceData:
             raise Refusal(f"{file} has no configuration {configuration}; plan source and target with the same planner.")
         self.configuration = self.plans["configurations"][configuration]
         self.dataset_json = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
+        self.target_labels = target_labels
         self.values = _shared_labels(self.dataset_json["labels"], target_labels, self.folder.name)
 
     def cases(self) -> list[str]:
         """Sources with labels; a data set of this package says which, any other has labels for all."""
         roles = self.dataset_json.get("synthtumour", {}).get("roles")
         folder = self.folder / self.configuration["data_identifier"]
-        if not folder.is_dir():
-            raise Refusal(f"{folder} does not exist; run nnUNetv2_preprocess on the source data set.")
-        found = sorted(file.stem for file in folder.glob("*.pkl"))
-        return [case for case in found if roles is None or roles.get(case) in ("labelled", "pseudo-labelled")]
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise Refusal(f"{folder} does not exist or is empty; run nnUNetv2_preprocess on the source data set.")
+        found = set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
+        wanted = {file.stem for file in folder.glob("*.pkl")} if roles is None else {
+            case for case, role in roles.items() if role in ("labelled", "pseudo-labelled")
+        }  # fmt: skip
+        if gone := sorted(wanted - found):
+            raise Refusal(
+                f"{len(gone)} labelled cases of {self.folder.name} are not in {folder} ({gone[0]}, for one); preprocess it "
+                "again."
+            )
+        return sorted(wanted)
+
+    def unmatched(self, target: str) -> str:
+        """What to say about labels that only one of both data sets has, or nothing."""
+        return unmatched(target, self.target_labels, self.folder.name, self.dataset_json["labels"])
 
     def whole(self, cases: Sequence[str]) -> WholeCases:
         folder = str(self.folder / self.configuration["data_identifier"])

@@ -32,6 +32,7 @@ from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_validation import PairValidation, ValidationPairs
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.seen_images import SeenImages, across
+from nnunet_synthtumour.visibility import no_verdict
 
 SEGMENTATION, TOGETHER = "segmentation on carried labels", "both learn"
 VERDICT_CASES = 6  # targets that the verdict before training looks at
@@ -54,6 +55,11 @@ class CrossModalTrainer(DeepAtlasTrainer):
         name, settings = type(self).__name__, self.settings
         if self.label_manager.has_regions:
             raise Unsupported(f"{name} cannot train regions: carried labels exclude each other; declare plain labels.")
+        if self.label_manager.ignore_label is None and not settings.cases(UNLABELLED) and settings.cases(LABELLED):
+            raise Refusal(
+                f"Every case of {self.plans_manager.dataset_name} has labels, so it is a source; train the data set without "
+                "labels, and name this one as its source.dataset."
+            )
         if self.label_manager.ignore_label is None:
             raise Refusal(
                 f"{self.plans_manager.dataset_name} declares no ignore label, which untrusted voxels get; build it with "
@@ -67,22 +73,31 @@ class CrossModalTrainer(DeepAtlasTrainer):
         self.source = SourceData(
             settings.source.dataset, self.plans_manager.plans_name, self.configuration_name, self.dataset_json["labels"]
         )
+        if self.source.folder.name == self.plans_manager.dataset_name:
+            raise Refusal(f"{self.source.folder.name} is its own source.dataset; name that of the labelled modality.")
         self.labelled = [SOURCE + case for case in self.source.cases()]
         self.unlabelled = settings.cases(UNLABELLED, LABELLED)
         if not self.labelled or not self.unlabelled:
-            which = "source" if not self.labelled else "target"
-            raise Refusal(f"The {which} data set has no usable case; preprocess it, and give the source labels.")
+            which = self.source.folder.name if not self.labelled else self.plans_manager.dataset_name
+            lacks = "labelled case" if not self.labelled else "unlabelled case in synthtumour.roles"
+            raise Refusal(f"{which} has no {lacks}; build it with 'synthtumour prepare'.")
         alone = self._without_partner()
         if alone and len(alone) == len(settings.cases(UNLABELLED)):
             raise Refusal(
                 f"source.pairing is 'paired', but no unlabelled case of {self.plans_manager.dataset_name} is called like a "
                 f"labelled one of {self.source.folder.name}; give a patient's images one name, or set it to unpaired."
             )
-        if len(self.dataset_json["channel_names"]) != len(self.source.dataset_json["channel_names"]):
+        here, there = (len(of["channel_names"]) for of in (self.dataset_json, self.source.dataset_json))
+        if here != there:
             raise Unsupported(
-                f"{name} compares images channel by channel, but source and target have different numbers of channels."
+                f"{name} compares images channel by channel, but {self.plans_manager.dataset_name} has {here} and "
+                f"{self.source.folder.name} {there}; prepare both with as many."
             )
         mine = settings.crossmodal
+        if round(mine.alone * self.num_epochs) >= self.num_epochs and not mine.pretrain:
+            raise Refusal(
+                f"crossmodal.alone is {mine.alone:g}, which leaves segmentation none of {self.num_epochs} epochs; lower it."
+            )
         self.settings = dataclasses.replace(
             settings,
             registration=dataclasses.replace(settings.registration, network=mine.network, similarity=mine.similarity),
@@ -90,10 +105,13 @@ class CrossModalTrainer(DeepAtlasTrainer):
             deepatlas=dataclasses.replace(settings.deepatlas, guided=False),
         )
 
+    @property
+    def _without_pairs(self) -> bool:
+        return self.settings.source is None or self.settings.source.pairing != "paired"
+
     def _without_partner(self) -> list[str]:
         """Targets that get labels of other patients although cases are paired."""
-        source = self.settings.source
-        if source is None or source.pairing != "paired":
+        if self._without_pairs:
             return []
         return [case for case in self.settings.cases(UNLABELLED) if SOURCE + case not in self.labelled]
 
@@ -177,8 +195,28 @@ class CrossModalTrainer(DeepAtlasTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.local_rank == 0:
-            for verdict in self.verdicts():
+            for warning in (self.source.unmatched(self.plans_manager.dataset_name), self._elsewhere()):
+                if warning:
+                    self.print_to_log_file(f"WARNING: {warning}")
+            verdicts = self.verdicts()
+            for verdict in verdicts:
                 self.print_to_log_file(f"Visibility of {verdict.sentence()}")
+            if missing := no_verdict(verdicts, structures(self.dataset_json["labels"])):
+                self.print_to_log_file(missing)
+
+    def _elsewhere(self) -> str:
+        """What to say where sources do not lie where targets do, as far as headers tell."""
+        from nnunet_synthtumour.trainers.crossmodal_visibility import frame_of
+
+        self._open_cases()
+        both = self.pairs_of.targets, self.pairs_of.sources
+        here, there = (frame_of(side.dataset.load_case(side.cases[0])[3]) for side in both)
+        if not here or not there or np.allclose(here, there, atol=max(self.configuration_manager.spacing)):
+            return ""
+        return (
+            f"images of {self.source.folder.name} lie elsewhere in space than those of {self.plans_manager.dataset_name} "
+            f"(their first voxels at {_at(there)} and {_at(here)} mm); unless headers are wrong, run 'synthtumour align'."
+        )
 
     def verdicts(self) -> list[Any]:
         """What the target shows of each structure, from the labels of sources that are quickly registered to it."""
@@ -186,12 +224,16 @@ class CrossModalTrainer(DeepAtlasTrainer):
         from nnunet_synthtumour.visibility import visibility
 
         self._open_cases()
-        cases = [
-            seen_in(target, self.pairs_of[target], self.pairs_of[self._sources_of(target)[0]],
-                    self.settings.roles[target] == LABELLED, self.configuration_manager.spacing, self.device,
-                    frame_of(self.pairs_of.targets.dataset.load_case(target)[3]))
-            for target in self.unlabelled[:VERDICT_CASES]
-        ]  # fmt: skip
+        cases = []
+        for i, target in enumerate(self.unlabelled[:VERDICT_CASES]):
+            sources = self._sources_of(target)
+            source = sources[i % len(sources)]  # not always the same: it may lack a structure
+            cases.append(
+                seen_in(target, self.pairs_of[target], self.pairs_of[source], self.settings.roles[target] == LABELLED,
+                        self.configuration_manager.spacing, self.device,
+                        frame_of(self.pairs_of.targets.dataset.load_case(target)[3]),
+                        of_another=source != SOURCE + target or self._without_pairs)
+            )  # fmt: skip
         return visibility(cases, structures(self.dataset_json["labels"]))
 
     def on_train_epoch_start(self) -> None:
@@ -213,11 +255,15 @@ class CrossModalTrainer(DeepAtlasTrainer):
     def _save_before_carrying(self) -> None:
         """A run that is killed while it carries goes on with this network, for which the labels so far were carried."""
         if self.current_epoch:
+            begun = self.logger.local_logger.my_fantastic_logging["epoch_start_timestamps"]
+            now = begun[self.current_epoch :]  # of this epoch, which a training that goes on begins again
+            del begun[self.current_epoch :]
             self.current_epoch -= 1  # nnU-Net goes on with the epoch after that of a checkpoint
             try:
                 self.save_checkpoint(str(Path(self.output_folder) / "checkpoint_latest.pth"))
             finally:
                 self.current_epoch += 1
+                begun.extend(now)
 
     def carry_labels(self) -> None:
         """Register sources to every target, fuse their labels, ignore what is not trusted; with a report."""
@@ -229,7 +275,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         crossing = Crossing(self.carrier(), writer, self._sources_of, self.settings.crossmodal)
         carry_to_all(
             self.carried_folder, targets, self._mark_of_carrying(targets), crossing.to_target, self.local_rank, self.ranks,
-            draw=lambda scratch, rows: write_page(scratch, rows, list(writer.names.values())),
+            draw=lambda scratch, rows: write_page(scratch, rows, writer.names),
         )  # fmt: skip
 
     def _mark_of_carrying(self, targets: Sequence[str]) -> dict[str, Any]:
@@ -317,3 +363,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
             super().perform_actual_validation(save_probabilities)
         finally:
             self.preprocessed_dataset_folder_base = mine
+
+
+def _at(frame: Sequence[float]) -> str:
+    return ", ".join(f"{mm:g}" for mm in np.round(frame[:3], 1))

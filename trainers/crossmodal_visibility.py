@@ -27,8 +27,10 @@ def seen_in(
     spacing: Sequence[float],
     device: torch.device,
     frame: tuple[float, ...] = (),
+    of_another: bool = False,
 ) -> VisibilityCase:
-    """A target with its own labels or those of `source`, and the image of `source`, as a quick field brings them over."""
+    """A target with its own labels or those of `source`, which may show another patient, and the image of `source`, as a
+    quick field brings them over."""
     spacing = tuple(float(mm) for mm in spacing)
     u = quick_field(source.match()[None].to(device), target.match()[None].to(device), spacing).cpu()
     labels = target.seg
@@ -36,4 +38,4 @@ def seen_in(
         labels = warp(source.seg[None].clamp(min=0).float(), u, "nearest")[0].short()
     image = warp(source.image[None], u)[0]
     return VisibilityCase(case, target.image.numpy(), labels[0].clamp(min=0).numpy(), spacing, image.numpy(), frame,
-                          carried=not own_labels)  # fmt: skip
+                          carried=not own_labels, of_another=of_another and not own_labels)  # fmt: skip

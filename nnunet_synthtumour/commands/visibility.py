@@ -27,12 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from nnunet_synthtumour.errors import UserError
-    from nnunet_synthtumour.visibility import visibility
+    from nnunet_synthtumour.visibility import no_verdict, visibility
     from nnunet_synthtumour.visibility_dataset import Given, read_cases
     from nnunet_synthtumour.visibility_report import write_report
 
     if args.n < 1:
         raise UserError(f"-n {args.n} leaves no case to look at; give at least 1.")
+    if args.o.exists() and not args.o.is_dir():
+        raise UserError(f"{args.o} is a file; give a folder with -o.")
     cases, names, origin = read_cases(Given(args.d, args.labels, args.source, args.n, not args.no_registration))
     verdicts = visibility(cases, names)
     if not verdicts:
@@ -42,4 +44,6 @@ def run(args: argparse.Namespace) -> None:
     file = write_report(args.o, verdicts, cases, names, origin)
     for verdict in verdicts:
         print(verdict.sentence())
+    if missing := no_verdict(verdicts, names):
+        print(missing)
     print(file)

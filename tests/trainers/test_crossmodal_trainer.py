@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_a_killed_run_carries_only_what_is_missing(
 
 
 def test_a_training_that_is_killed_while_it_carries_goes_on_with_the_same_network(
-    two: Path, killed: tuple[list[str], Callable[[], None]]
+    two: Path, killed: tuple[list[str], Callable[[], None]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     done, revive = killed
     trainer = trainer_of(two)
@@ -181,7 +182,9 @@ def test_a_training_that_is_killed_while_it_carries_goes_on_with_the_same_networ
     resumed = trainer_of(two, resume=True)
     resumed.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
     assert resumed.current_epoch == 1
+    assert len(resumed.logger.local_logger.my_fantastic_logging["epoch_start_timestamps"]) == 1
     resumed.run_training()
+    assert "maybe some logging issue" not in capsys.readouterr().out
     assert done == [*kept, *(c for c in TARGETS if c not in kept)]
 
 
@@ -219,6 +222,66 @@ def test_what_it_cannot_do_is_said_at_once(two: Path) -> None:
         make_trainer(two, CrossModalTrainer, roles=TARGETS)
     with pytest.raises(Refusal, match="has 0 data sets of that id"):
         make_trainer(two, CrossModalTrainer, roles=TARGETS, source={"dataset": "77"})
+    with pytest.raises(Refusal, match=f"{NAME} is its own source.dataset"):
+        make_trainer(two, CrossModalTrainer, roles=TARGETS, source={"dataset": "1"})
+    with pytest.raises(Refusal, match=r"crossmodal\.alone is 0\.9, which leaves segmentation none of 2 epochs"):
+        trainer_of(two, alone=0.9)
+    trainer_of(two, alone=1.0, pretrain=True)
+    preprocessed = two / "nnUNet_preprocessed"
+    with restored(preprocessed / "Dataset002_Source" / "dataset.json") as (file, source):
+        source["channel_names"] = {"0": "T1", "1": "T2"}
+        file.write_text(json.dumps(source), encoding="utf-8")
+        with pytest.raises(Unsupported, match=f"but {NAME} has 1 and Dataset002_Source 2; prepare both"):
+            trainer_of(two)
+    with restored(preprocessed / "Dataset002_Source" / "dataset.json") as (file, source):
+        source["synthtumour"]["roles"]["gone"] = "labelled"
+        file.write_text(json.dumps(source), encoding="utf-8")
+        with pytest.raises(Refusal, match=r"1 labelled cases of Dataset002_Source are not in .* preprocess it again"):
+            trainer_of(two)
+    with restored(preprocessed / NAME / "dataset.json") as (file, target):
+        del target["labels"]["ignore"]
+        file.write_text(json.dumps(target), encoding="utf-8")
+        with pytest.raises(Refusal, match=f"Every case of {NAME} has labels, so it is a source"):
+            make_trainer(two, CrossModalTrainer, roles={"case_006": "labelled"}, source={"dataset": "2"})
+
+
+@contextmanager
+def restored(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A JSON file and what is in it, which is there again afterwards."""
+    text = file.read_text(encoding="utf-8")
+    try:
+        yield file, json.loads(text)
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
+def test_names_that_do_not_match_and_images_that_lie_elsewhere_are_told(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with restored(two / "nnUNet_preprocessed" / "Dataset002_Source" / "dataset.json") as (file, source):
+        source["labels"] = {"background": 0, "tumour": 1, "edema": 2, "ignore": 3}
+        file.write_text(json.dumps(source), encoding="utf-8")
+        with restored(two / "nnUNet_preprocessed" / NAME / "dataset.json") as (mine, target):
+            target["labels"] = {"background": 0, "tumour": 1, "oedema": 2, "ignore": 3}
+            mine.write_text(json.dumps(target), encoding="utf-8")
+            trainer = trainer_of(two)
+    trainer.initialize()
+    trainer._open_cases()
+    side = trainer.pairs_of.sources.dataset
+    load = side.load_case
+
+    def moved(case: str) -> Any:
+        *data, properties = load(case)
+        at = {**properties["sitk_stuff"], "origin": (150.0, 0.0, 0.0)}
+        return *data, {**properties, "sitk_stuff": at}
+
+    assert trainer._elsewhere() == ""
+    monkeypatch.setattr(side, "load_case", moved)
+    trainer.on_train_start()
+    log = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8")
+    assert f"WARNING: Dataset002_Source has no label called oedema, and {NAME} none called edema: " in log
+    assert "WARNING: images of Dataset002_Source lie elsewhere in space" in log and "at 150, 0, 0 and " in log
+    assert "Nothing can be said about oedema: none of the labels looked at has it." in log
 
 
 def test_targets_without_a_partner_are_named_and_a_pairing_without_pairs_is_refused(two: Path) -> None:
