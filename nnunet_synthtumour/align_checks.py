@@ -14,11 +14,17 @@ from nnunet_synthtumour.registration.affine_alignment import UPRIGHT, background
 DEVIATIONS = 3.5
 LEAST_DEVIATION = 0.02
 """Similarities that all but agree have hardly any spread; differences below this mean nothing."""
+STAYED = (1e-3, 0.5)
+"""By how much a linear part and a shift (mm) may differ from none: points of a head move by a millimetre at most."""
 PLANES = ("sagittal", "coronal", "axial")
 
 
 def warnings_of(records: Sequence[dict[str, Any]], reference_case: str | None) -> dict[str, str]:
-    """Why a case looks misaligned, for those that do: an outlier towards low similarity, no better than before, or turned."""
+    """Why a case looks misaligned, for those that do: an outlier towards low similarity, no better than before, or turned.
+
+    A case that came aligned cannot get better. Nor was it resampled, which takes noise away and makes the others more alike:
+    it is told of only where its similarity is less than half of theirs, as of a case that nothing could be done with.
+    """
     others = [record for record in records if record["case"] != reference_case]
     values = np.array([r["similarity"] for r in others if r["similarity"] is not None and r["problem"] is None])
     found = {}
@@ -30,18 +36,24 @@ def warnings_of(records: Sequence[dict[str, Any]], reference_case: str | None) -
     for record in others:
         before, after = record["similarity_before"], record["similarity"]
         turn = turn_of(np.array(record["matrix"])[:-1, :-1])
+        stayed = before is not None and after is not None and after >= before and _is_still(np.array(record["matrix"]))
         if record["problem"] is not None:
             found[record["case"]] = record["problem"]
         elif after is None:
             found[record["case"]] = "it hardly overlaps with the reference"
         elif turn > UPRIGHT:
             found[record["case"]] = f"it is turned by {turn:.0f} degrees against its header"
-        elif after < limit:
+        elif after < (median - abs(median) / 2 if stayed else limit):
             found[record["case"]] = f"its similarity is {after:.3f}, that of the others {median:.3f} (median)"
-        elif before is not None and after <= before and after < median:
-            # one that lay right from the start cannot get better, and is no worse than the others
+        elif not stayed and before is not None and after <= before and after < median:
             found[record["case"]] = f"its similarity is {after:.3f} and was {before:.3f} before"
     return found
+
+
+def _is_still(matrix: np.ndarray) -> bool:
+    """Whether a map (homogeneous, mm) leaves points where they are."""
+    away = np.abs(matrix - np.eye(len(matrix)))
+    return bool(away[:-1, :-1].max() <= STAYED[0] and away[:-1, -1].max() <= STAYED[1])
 
 
 def draw_check(reference: sitk.Image, image: sitk.Image, file: Path, title: str) -> None:

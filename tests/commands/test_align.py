@@ -70,6 +70,24 @@ def test_every_case_goes_onto_its_partner(nnunet_folders: dict[str, Path], capsy
         assert dice(sitk.GetArrayFromImage(found) > 10, sitk.GetArrayFromImage(partner) > 10) > 0.9
 
 
+def test_pairs_that_came_aligned_are_not_warned_about(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2, cases=3)
+    partners = source.with_name("Dataset012_Other")
+    (partners / "imagesTr").mkdir(parents=True)
+    (partners / "dataset.json").write_text((source / "dataset.json").read_text(encoding="utf-8"), encoding="utf-8")
+    for i in range(3):
+        image = drawn(2)
+        write_case(source, f"c{i}", sitk.AdditiveGaussianNoise(image, 2.0 * i, 0.0, 1))
+        sitk.WriteImage(drawn(2, inverted=True), str(partners / "imagesTr" / f"c{i}_0000.nii.gz"))
+    assert align("--onto", "12", "--cross-modality") == 0
+    assert "No case stands out" in capsys.readouterr().out
+    report = read(source.with_name(TARGET) / "alignment.json")
+    assert any(case["similarity"] == case["similarity_before"] for case in report["cases"])
+    assert not (source.with_name(TARGET) / "reference.nii.gz").exists()
+
+
 @pytest.mark.parametrize("reference", ["auto", "template"])
 def test_a_reference_is_found(nnunet_folders: dict[str, Path], reference: str) -> None:
     source = write_source(nnunet_folders["nnUNet_raw"].parent, dims=2)
