@@ -146,14 +146,14 @@ def is_complete(folder: Path, about: dict[str, Any] | None = None) -> bool:
 
 def summary(case: str, sources: Sequence[str], kept: Tensor, carried: Carried, names: dict[int, str], ignore: int,
             spacing: Sequence[float]) -> dict[str, Any]:  # fmt: skip
-    """What was kept of a target's labels."""
+    """What was kept of a target's labels; `kept` and `agreement` are None of a structure that was not carried."""
     ml = float(np.prod(spacing)) / 1000
     found = {}
     for value, name in names.items():
         before = carried.labels == value
         found[name] = {
             "ml": round(float((kept == value).sum()) * ml, 3),
-            "kept": round(float((kept == value).sum() / max(1, int(before.sum()))), 4),
+            "kept": round(float((kept == value).sum() / before.sum()), 4) if before.any() else None,
             "agreement": round(float(carried.agreement[before].mean()), 4) if before.any() else None,
         }
     return {"case": case, "sources": list(sources), "ignored": round(float((kept == ignore).float().mean()), 5),
