@@ -11,6 +11,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
 from nnunet_synthtumour.placement import box_of_label
+from nnunet_synthtumour.trainers.orphans import end_with_parent
 from nnunet_synthtumour.trainers.patches_within import latest_begin
 
 HOST = "host"
@@ -42,6 +43,7 @@ class HostPatchLoader(nnUNetDataLoader):
         lies (`donor_placement.Landing`), with `inside`, the slices that are not padding, with `whole_voxels`
         (`Renormaliser.apply`), and with `host_voxels` (`host_room.fitted`). Other cases: where nnU-Net's own rule says.
         """
+        end_with_parent()
         data, seg, _, properties = self._data.load_case(case)
         if case in self.healthy:
             voxels, host_box, whole_voxels, host_voxels = self._host_of(case, seg)

@@ -13,6 +13,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_synthtumour.settings import DeepAtlasSettings
+from nnunet_synthtumour.trainers.orphans import end_with_parent
 from nnunet_synthtumour.trainers.random_streams import worker_seeds
 from nnunet_synthtumour.trainers.whole_grids import Whole, WholeCases
 
@@ -72,6 +73,7 @@ class PairLoader(DataLoader):
         return bool(one and other) and len(set(one) | set(other)) > 1
 
     def generate_train_batch(self) -> dict[str, Any]:
+        end_with_parent()
         pairs = [self._draw_pair() for _ in range(self.batch_size)]
         sides: dict[str, Any] = {}
         for side, name in enumerate(("moving", "fixed")):

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_synthtumour.trainers.orphans import end_with_parent
+
 
 def latest_begin(
     shape: Sequence[int], size: Sequence[int] | np.ndarray, padding: Sequence[int] | np.ndarray
@@ -32,6 +34,7 @@ class CentresWithin:
         self.padding = self.size - np.array(crop)
 
     def load_case(self, identifier: str) -> tuple[Any, Any, Any, dict[str, Any]]:
+        end_with_parent()
         data, seg, before, properties = self.dataset.load_case(identifier)
         latest = latest_begin(data.shape[1:], self.size, self.padding) + self.size // 2
         locations = {
