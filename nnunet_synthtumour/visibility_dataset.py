@@ -19,7 +19,7 @@ from nnunet_synthtumour.image_checks import difference
 from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import InstanceSettings, normalised, optimise
-from nnunet_synthtumour.settings import LABELLED, PSEUDO, settings_of
+from nnunet_synthtumour.settings import LABELLED, PSEUDO, Settings, settings_of
 from nnunet_synthtumour.visibility import VisibilityCase
 
 ITERATIONS = 30
@@ -68,10 +68,16 @@ def read_cases(given: Given) -> tuple[list[VisibilityCase], dict[str, int], str]
         raise UserError(
             f"{folder.name} has no labelled case; give --labels FOLDER, or --source DATASET of the labelled modality."
         )
-    paired = settings.source is not None and settings.source.pairing == "paired"
-    if paired and given.source is not None:  # pairs are of the source that the settings name
-        paired = read_dataset_json(source)[1] == read_dataset_json(settings.source.dataset)[1]
-    return _carried(given, folder, dataset_json, names, source, paired)
+    return _carried(given, folder, dataset_json, names, source, _are_paired(settings, source))
+
+
+def _are_paired(settings: Settings, source: str) -> bool:
+    """Whether cases of one name are one patient: only those of the source that the settings name."""
+    if settings.source is None or settings.source.pairing != "paired":
+        return False
+    return source == settings.source.dataset or (
+        read_dataset_json(source)[1] == read_dataset_json(settings.source.dataset)[1]
+    )
 
 
 def _carried(

@@ -15,7 +15,6 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.dataset_labels import structures
-from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
 from nnunet_synthtumour.trainers.carried_labels import dataset_with_carried_labels, is_complete
@@ -23,7 +22,15 @@ from nnunet_synthtumour.trainers.carried_report import write_page
 from nnunet_synthtumour.trainers.carried_run import carry_to_all, digest, digest_of
 from nnunet_synthtumour.trainers.carrying import LabelCarrier
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, SourceData, TwoModalities, paired_or_drawn
+from nnunet_synthtumour.trainers.crossmodal_checks import (
+    elsewhere,
+    refuse_pairs_without_partners,
+    refuse_source,
+    refuse_target,
+    refuse_too_few_epochs,
+)
 from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
+from nnunet_synthtumour.trainers.crossmodal_visibility import frame_of, seen_in
 from nnunet_synthtumour.trainers.deepatlas_progress import measured, unmeasured
 from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
@@ -32,7 +39,7 @@ from nnunet_synthtumour.trainers.on_device import on_device
 from nnunet_synthtumour.trainers.pair_validation import PairValidation, ValidationPairs
 from nnunet_synthtumour.trainers.registration_objective import RegistrationObjective
 from nnunet_synthtumour.trainers.seen_images import SeenImages, across
-from nnunet_synthtumour.visibility import no_verdict
+from nnunet_synthtumour.visibility import no_verdict, visibility
 
 SEGMENTATION, TOGETHER = "segmentation on carried labels", "both learn"
 VERDICT_CASES = 6  # targets that the verdict before training looks at
@@ -53,51 +60,18 @@ class CrossModalTrainer(DeepAtlasTrainer):
     def _refuse_what_cannot_work(self) -> None:
         self._refuse_configurations_without_pairs()
         name, settings = type(self).__name__, self.settings
-        if self.label_manager.has_regions:
-            raise Unsupported(f"{name} cannot train regions: carried labels exclude each other; declare plain labels.")
-        if self.label_manager.ignore_label is None and not settings.cases(UNLABELLED) and settings.cases(LABELLED):
-            raise Refusal(
-                f"Every case of {self.plans_manager.dataset_name} has labels, so it is a source; train the data set without "
-                "labels, and name this one as its source.dataset."
-            )
-        if self.label_manager.ignore_label is None:
-            raise Refusal(
-                f"{self.plans_manager.dataset_name} declares no ignore label, which untrusted voxels get; build it with "
-                "'synthtumour prepare --unlabelled FOLDER'."
-            )
-        if settings.source is None:
-            raise Refusal(
-                f"{self.plans_manager.dataset_name} does not say where labels come from; set it with 'synthtumour "
-                "settings -d ID --set source.dataset=ID_OF_THE_LABELLED_MODALITY'."
-            )
+        dataset = self.plans_manager.dataset_name
+        refuse_target(name, dataset, self.label_manager, settings)
+        assert settings.source is not None
         self.source = SourceData(
             settings.source.dataset, self.plans_manager.plans_name, self.configuration_name, self.dataset_json["labels"]
         )
-        if self.source.folder.name == self.plans_manager.dataset_name:
-            raise Refusal(f"{self.source.folder.name} is its own source.dataset; name that of the labelled modality.")
+        refuse_source(name, dataset, self.dataset_json, self.source, settings)
         self.labelled = [SOURCE + case for case in self.source.cases()]
         self.unlabelled = settings.cases(UNLABELLED, LABELLED)
-        if not self.labelled or not self.unlabelled:
-            which = self.source.folder.name if not self.labelled else self.plans_manager.dataset_name
-            lacks = "labelled case" if not self.labelled else "unlabelled case in synthtumour.roles"
-            raise Refusal(f"{which} has no {lacks}; build it with 'synthtumour prepare'.")
-        alone = self._without_partner()
-        if alone and len(alone) == len(settings.cases(UNLABELLED)):
-            raise Refusal(
-                f"source.pairing is 'paired', but no unlabelled case of {self.plans_manager.dataset_name} is called like a "
-                f"labelled one of {self.source.folder.name}; give a patient's images one name, or set it to unpaired."
-            )
-        here, there = (len(of["channel_names"]) for of in (self.dataset_json, self.source.dataset_json))
-        if here != there:
-            raise Unsupported(
-                f"{name} compares images channel by channel, but {self.plans_manager.dataset_name} has {here} and "
-                f"{self.source.folder.name} {there}; prepare both with as many."
-            )
+        refuse_pairs_without_partners(dataset, self.source, self._without_partner(), settings)
         mine = settings.crossmodal
-        if round(mine.alone * self.num_epochs) >= self.num_epochs and not mine.pretrain:
-            raise Refusal(
-                f"crossmodal.alone is {mine.alone:g}, which leaves segmentation none of {self.num_epochs} epochs; lower it."
-            )
+        refuse_too_few_epochs(mine.alone, mine.pretrain, self.num_epochs)
         self.settings = dataclasses.replace(
             settings,
             registration=dataclasses.replace(settings.registration, network=mine.network, similarity=mine.similarity),
@@ -195,7 +169,10 @@ class CrossModalTrainer(DeepAtlasTrainer):
     def on_train_start(self) -> None:
         super().on_train_start()
         if self.local_rank == 0:
-            for warning in (self.source.unmatched(self.plans_manager.dataset_name), self._elsewhere()):
+            self._open_cases()
+            mine, spacing = self.plans_manager.dataset_name, self.configuration_manager.spacing
+            moved = elsewhere(mine, self.source.folder.name, self.pairs_of, max(spacing))
+            for warning in (self.source.unmatched(mine), moved):
                 if warning:
                     self.print_to_log_file(f"WARNING: {warning}")
             verdicts = self.verdicts()
@@ -204,25 +181,8 @@ class CrossModalTrainer(DeepAtlasTrainer):
             if missing := no_verdict(verdicts, structures(self.dataset_json["labels"])):
                 self.print_to_log_file(missing)
 
-    def _elsewhere(self) -> str:
-        """What to say where sources do not lie where targets do, as far as headers tell."""
-        from nnunet_synthtumour.trainers.crossmodal_visibility import frame_of
-
-        self._open_cases()
-        both = self.pairs_of.targets, self.pairs_of.sources
-        here, there = (frame_of(side.dataset.load_case(side.cases[0])[3]) for side in both)
-        if not here or not there or np.allclose(here, there, atol=max(self.configuration_manager.spacing)):
-            return ""
-        return (
-            f"images of {self.source.folder.name} lie elsewhere in space than those of {self.plans_manager.dataset_name} "
-            f"(their first voxels at {_at(there)} and {_at(here)} mm); unless headers are wrong, run 'synthtumour align'."
-        )
-
     def verdicts(self) -> list[Any]:
         """What the target shows of each structure, from the labels of sources that are quickly registered to it."""
-        from nnunet_synthtumour.trainers.crossmodal_visibility import frame_of, seen_in
-        from nnunet_synthtumour.visibility import visibility
-
         self._open_cases()
         cases = []
         for i, target in enumerate(self.unlabelled[:VERDICT_CASES]):
@@ -363,7 +323,3 @@ class CrossModalTrainer(DeepAtlasTrainer):
             super().perform_actual_validation(save_probabilities)
         finally:
             self.preprocessed_dataset_folder_base = mine
-
-
-def _at(frame: Sequence[float]) -> str:
-    return ", ".join(f"{mm:g}" for mm in np.round(frame[:3], 1))

@@ -15,6 +15,7 @@ import torch
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.trainers.carried_labels import fuse, to_case, trusted
 from nnunet_synthtumour.trainers.crossmodal_cases import SOURCE, paired_or_drawn
+from nnunet_synthtumour.trainers.crossmodal_checks import elsewhere
 from nnunet_synthtumour.trainers.crossmodal_labels import Crossing
 from nnunet_synthtumour.trainers.crossmodal_trainer import SEGMENTATION, TOGETHER, CrossModalTrainer
 from nnunet_synthtumour.trainers.deepatlas_stages import ALONE
@@ -275,7 +276,7 @@ def test_names_that_do_not_match_and_images_that_lie_elsewhere_are_told(
         at = {**properties["sitk_stuff"], "origin": (150.0, 0.0, 0.0)}
         return *data, {**properties, "sitk_stuff": at}
 
-    assert trainer._elsewhere() == ""
+    assert elsewhere("A", "B", trainer.pairs_of, 1.0) == ""
     monkeypatch.setattr(side, "load_case", moved)
     trainer.on_train_start()
     log = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8")

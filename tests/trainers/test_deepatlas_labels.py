@@ -122,5 +122,5 @@ def test_what_comes_to_an_image_depends_on_others_only_through_relays(relays: in
 
 
 def test_relays_help_where_labels_are_few() -> None:
-    assert [relays_for(labelled, DeepAtlasSettings()) for labelled in (1, 2, 3)] == [4, 4, 0]
+    assert [relays_for(labelled, DeepAtlasSettings()) for labelled in (1, 2, 3)] == [8, 8, 0]
     assert relays_for(9, DeepAtlasSettings(relays=2)) == 2 and relays_for(1, DeepAtlasSettings(relays=0)) == 0

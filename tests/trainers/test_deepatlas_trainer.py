@@ -18,7 +18,7 @@ SHORT = {"training": {"epochs": 2, "iterations": 2, "seed": 1}, "roles": ROLES}
 
 
 def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: Path) -> None:
-    deepatlas = {"alone": 0.5, "taught": 0.0, "fitted": 5, "sources": 2, "pairs": [0, 1, 1, 0]}
+    deepatlas = {"alone": 0.5, "taught": 0.0, "fitted": 5, "sources": 2, "relays": 4, "pairs": [0, 1, 1, 0]}
     trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas=deepatlas)
     trainer.num_val_iterations_per_epoch = 1
     trainer.run_training()
