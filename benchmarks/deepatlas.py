@@ -263,6 +263,7 @@ def figure(results: dict[str, list[dict[str, Any]]], args: argparse.Namespace, e
     import matplotlib.pyplot as plt
 
     drawing, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    axes[2].sharey(axes[1])
     panels = (("segmentation", "segmentation"), ("after", "registration, the network"),
               ("refined", "registration, and 40 iterations for the pair"))  # fmt: skip
     for axis, (key, title) in zip(axes, panels, strict=True):
