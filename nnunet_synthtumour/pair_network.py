@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.pair_images import Pair, tensor
+from nnunet_synthtumour.registration.anatomy import in_both
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import normalised
 from nnunet_synthtumour.registration.model_files import Architecture, Windows, load_model
@@ -22,7 +23,7 @@ from nnunet_synthtumour.registration.trained_frame import frame_of
 
 class Said(NamedTuple):
     """Velocity (1, D, ...) along the axes of the fixed grid, on a grid of the same extent (see `Frame.velocity`), and on
-    the fixed grid the probabilities of structures in both images, if the network has a guide that finds them."""
+    the fixed grid the probabilities of structures, if the network has a guide that finds some in both images."""
 
     velocity: Tensor
     found: tuple[Tensor, Tensor] | None
@@ -47,7 +48,8 @@ class PairNetwork:
         guide, found = self.network.guide, None
         if guide is not None and guide.talking:
             shape = pair.fixed.shape[2:]
-            found = frame.home(guide(moving), shape), frame.home(guide(fixed), shape)
+            both = in_both((guide(moving), guide(fixed)))
+            found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))
         return Said(frame.velocity(on_image(velocity, frame.shape, self.network.total_stride)), found)
 
 

@@ -112,6 +112,7 @@ def register(request: Request) -> dict[str, Any]:
         "similarity": {"name": request.settings.similarity, "unit": "cost, lower is better", **fit["similarity"]},
         "deformation": deformation,
         "folds_percent": folds_percent(forward),
+        "inverse_folds_percent": folds_percent(backward),
         "sd_log_jacobian": sd_log_jacobian(forward),
         "smallest_jacobian": float(jacobian_determinant(forward).min()),
         "largest_displacement_mm": _largest_shift(forward, pair.fixed_grid),

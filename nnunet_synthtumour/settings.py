@@ -246,7 +246,7 @@ class DeepAtlasSettings:
     )
     relays: int | None = setting(
         None, low=0, doc="unlabelled images through which fitted labels also come to each of the others, to outvote errors "
-        "of the direct way; null: 4 with one or two labelled images, else none",
+        "of the direct way; null: 8 with one or two labelled images, else none",
     )  # fmt: skip
     manual: float = setting(0.1, low=0.0, high=0.99, doc="least share of labelled images among nnU-Net's patches")
     pairs: tuple[float, float, float, float] | None = setting(

@@ -15,6 +15,16 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return encoded.movedim(-1, 1).float()
 
 
+def in_both(found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Of probabilities (1, C, X, Y[, Z]) in two images, the background and what is more likely than not somewhere in both.
+
+    The tails of a softmax are not zero where there is nothing: a structure that one image lacks would be made to vanish.
+    """
+    there = [(one[0, 1:] > 0.5).flatten(1).any(1) for one in found]
+    kept = [0, *(1 + (there[0] & there[1]).nonzero()[:, 0]).tolist()]
+    return (found[0][:, kept], found[1][:, kept]) if len(kept) > 1 else None
+
+
 def soft_dice_loss(
     warped: Tensor,
     fixed: Tensor,

@@ -35,8 +35,8 @@ class InstanceSettings:
     the velocity. `regularity_weight` multiplies the diffusion or bending energy of the velocity; None takes that of
     REGULARITY_WEIGHTS, as the similarities differ in scale. `anatomy` is the weight of structures that were found in both
     images, where they are given. The limits are those of `velocity.limit_velocity`,
-    finer than a network's: with `max_gradient` 2 noise for images leaves field and inverse without folds even when the
-    regularity's weight is zero, with 3 the inverse folds.
+    finer than a network's. The field does not fold for any images; where they are noise and nothing regularises, its inverse
+    may in a few voxels of 2D images or thick slices, and with a `max_gradient` of 3 in 3D, too.
     """
 
     similarity: Similarity = "lncc"
@@ -178,7 +178,9 @@ class _Cost:
         self.settings, self.shape = settings, shape
         self.moving, self.fixed = _shrunk(moving, shape), _shrunk(fixed, shape)
         self.weight = None if weight is None else _shrunk(weight.float(), shape)
-        self.found = None if found is None else tuple(_shrunk(one.float(), shape) for one in found)
+        self.found = (
+            None if found is None or not settings.anatomy else tuple(_shrunk(one.float(), shape) for one in found)
+        )
         if settings.similarity == "mind":
             # the descriptors are warped, not the images: many times cheaper, and the same up to local rotations
             self.moving, self.fixed = _descriptors(self.moving), _descriptors(self.fixed)

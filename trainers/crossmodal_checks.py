@@ -76,10 +76,17 @@ def refuse_too_few_epochs(alone: float, pretrain: bool, epochs: int) -> None:
 def elsewhere(dataset: str, source: str, pairs: TwoModalities, tolerance: float) -> str:
     """What to say where sources do not lie where targets do, as far as headers tell; mm."""
     here, there = (frame_of(side.dataset.load_case(side.cases[0])[3]) for side in (pairs.targets, pairs.sources))
-    if not here or not there or np.allclose(here, there, atol=tolerance):
+    if not here or not there:
+        return ""
+    same_place, same_axes = (
+        np.allclose(here[:3], there[:3], atol=tolerance),
+        np.allclose(here[3:], there[3:], atol=0.01),
+    )
+    if same_place and same_axes:
         return ""
     first, other = (", ".join(f"{mm:g}" for mm in np.round(frame[:3], 1)) for frame in (there, here))
+    how = f"their first voxels at {first} and {other} mm" if not same_place else "their axes point elsewhere"
     return (
-        f"images of {source} lie elsewhere in space than those of {dataset} (their first voxels at {first} and {other} mm); "
-        "unless headers are wrong, run 'synthtumour align'."
+        f"images of {source} lie elsewhere in space than those of {dataset} ({how}); unless headers are wrong, run "
+        "'synthtumour align'."
     )

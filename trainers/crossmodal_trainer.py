@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.registration.fields import warp
+from nnunet_synthtumour.registration.instance import InstanceSettings
 from nnunet_synthtumour.settings import LABELLED, UNLABELLED
 from nnunet_synthtumour.trainers.carried_labels import dataset_with_carried_labels, is_complete
 from nnunet_synthtumour.trainers.carried_report import write_page
@@ -244,6 +245,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
         return {"epoch": self.current_epoch, "seed": self.settings.training.seed or 0,
                 "settings": dataclasses.asdict(self.settings.crossmodal),
                 "registration": dataclasses.asdict(self.settings.registration), "pairing": self.settings.source.pairing,
+                "fields": [InstanceSettings.smoothing, InstanceSettings.max_gradient],
                 "network": digest(self.registration.bare.state_dict()),
                 "images": digest_of(self.pairs_of, [*self.labelled, *targets])}  # fmt: skip
 

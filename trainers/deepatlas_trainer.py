@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from torch import Tensor
 
 from nnunet_synthtumour.dataset_labels import structures
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.trainers.carried_labels import is_complete
+from nnunet_synthtumour.settings import DeepAtlasSettings
+from nnunet_synthtumour.trainers.carried_labels import REPORT, is_complete
 from nnunet_synthtumour.trainers.carried_run import carry_to_all
 from nnunet_synthtumour.trainers.carried_writer import CarriedWriter
 from nnunet_synthtumour.trainers.case_splits import restrict
@@ -116,7 +119,9 @@ class DeepAtlasTrainer(PairTrainer):
 
     def fit_labels(self, cases: WholeCases, labelled: list[str]) -> None:
         """Labels for all unlabelled cases, in `carried_folder`; those of an earlier run with the same settings are kept."""
-        settings = self.settings.deepatlas
+        if self.current_epoch >= self.num_epochs and is_complete(self.carried_folder):
+            return  # nothing will be trained on them
+        settings = self._as_begun(len(labelled))
         relays = relays_for(len(labelled), settings)
         mark = mark_of_fits(
             cases, labelled, self.fitted_to, self.plans_manager.plans_name, self.configuration_name,
@@ -136,6 +141,14 @@ class DeepAtlasTrainer(PairTrainer):
         carry_to_all(
             self.carried_folder, self.fitted_to, mark, fitting.to_target, self.local_rank, self.ranks, files=files_of
         )  # fmt: skip
+
+    def _as_begun(self, labelled: int) -> DeepAtlasSettings:
+        """A training that goes on keeps the number of relays that it began with, where the user has not set one."""
+        settings = self.settings.deepatlas
+        if settings.relays is None and self.current_epoch and is_complete(self.carried_folder):
+            written = json.loads((self.carried_folder / REPORT).read_text(encoding="utf-8"))
+            settings = replace(settings, relays=written.get("relays", relays_for(labelled, settings)))
+        return settings
 
     def carried_writer(self, dataset: Any, grid: Grid, ignore: int) -> CarriedWriter:
         """What writes labels that come from other images; `ignore` is the value of what is not trusted of them."""

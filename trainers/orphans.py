@@ -15,8 +15,11 @@ _watched: int | None = None  # the process in which there is a watch: a fork inh
 def end_with_parent() -> None:
     """In a worker, once: from here on it ends within `SECONDS` of its parent. In a main process: nothing."""
     global _watched
-    if multiprocessing.parent_process() is None or _watched == os.getpid():
+    parent = multiprocessing.parent_process()
+    if parent is None or _watched == os.getpid():
         return
+    if os.getppid() == 1 != parent.pid:  # it was killed before this one began
+        os._exit(1)
     _watched = os.getpid()
     threading.Thread(target=_watch, args=(os.getppid(),), name="end with parent", daemon=True).start()
 

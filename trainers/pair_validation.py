@@ -11,18 +11,20 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from nnunet_synthtumour.registration.anatomy import in_both
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import Deformation, InstanceSettings, Similarity, image_cost, optimise
 from nnunet_synthtumour.registration.metrics import dice, folds_percent, hd95, sd_log_jacobian
 from nnunet_synthtumour.registration_picture import save_picture
 from nnunet_synthtumour.trainers.registration_network import RegistrationLearner
 
-EVERY_EPOCH, AT_THE_END = 6, 60
+EVERY_EPOCH, AT_THE_END, FITTED = 6, 60, 10
 MEASURES = (
     "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
 )  # fmt: skip
-REFINED = ("dice_refined", "folds_percent_refined")  # at the end, of pairs with labels
+REFINED = ("dice_refined", "folds_percent_refined")  # of `FITTED` pairs with labels, at the end
 HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (
     "both held out",
     "one held out, one of training",
@@ -69,10 +71,10 @@ class Labels(NamedTuple):
 def refined(
     learner: RegistrationLearner, moving: Tensor, fixed: Tensor, anatomy: float = InstanceSettings.anatomy
 ) -> Deformation:
-    """What `synthtumour register --model` makes of a pair that lies on the grid of training: the network's velocity, fitted
-    to its images and, with the weight of `anatomy`, to the structures that the network's guide finds in them."""
+    """What `synthtumour register --model`, with the similarity of training, makes of a pair that lies on its grid: the
+    network's velocity, fitted to the images and, with the weight of `anatomy`, to structures that the guide finds in both."""
     guide = learner.guide
-    found = None if guide is None else (guide(moving), guide(fixed))
+    found = None if guide is None else in_both((guide(moving), guide(fixed)))
     settings = InstanceSettings(similarity=cast(Similarity, learner.settings.similarity), anatomy=anatomy)
     initial = learner.velocity(moving, fixed)
     with torch.enable_grad():  # nnU-Net validates without
@@ -99,14 +101,14 @@ class PairValidation:
         """`registration.json` and pictures of the best, the median and the worst pair."""
         folder.mkdir(parents=True, exist_ok=True)
         spacing = learner.architecture.spacing or (1.0, 1.0, 1.0)
-        rows = []
-        for pair in self.pairs[:AT_THE_END]:
+        rows: list[dict[str, Any]] = []
+        for pair in tqdm(self.pairs[:AT_THE_END], desc="Registration", unit="pair", disable=len(self.pairs) < 2):
             row, _, labels = self._register(learner, device, pair)
-            if labels:
+            if labels and len(rows) < FITTED:
                 row |= self._refined(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
         about = {"pairs": len(rows), "of": len(self.pairs), "kind": self.kind, "determinant": "central differences",
-                 "passes": learner.passes, "mean": _means(rows)}  # fmt: skip
+                 "passes": learner.passes, "mean": _means(rows), "refined": _refined(rows)}  # fmt: skip
         text = json.dumps(_no_nan({**about, "per_pair": rows}), indent=1)
         (folder / "registration.json").write_text(text + "\n", encoding="utf-8")
         ranked = sorted(rows, key=_rank)
@@ -163,7 +165,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Over all pairs, and of every label over the pairs that have it in both images."""
     if not rows:
         return {}
-    means: dict[str, Any] = {key: _mean([row.get(key, float("nan")) for row in rows]) for key in (*MEASURES, *REFINED)}
+    means: dict[str, Any] = {key: _mean([row[key] for row in rows]) for key in MEASURES}
     of_label: dict[str, list[dict[str, float]]] = {}
     for row in rows:
         for label, values in row["labels"].items():
@@ -174,6 +176,13 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for label, values in sorted(of_label.items(), key=lambda item: int(item[0]))
     }
     return means
+
+
+def _refined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of the pairs that were fitted, beside what the network alone makes of them."""
+    some = [row for row in rows if REFINED[0] in row]
+    keys = ("dice_before", "dice_after", *REFINED) if some else ()
+    return {"pairs": len(some), **{key: _mean([row[key] for row in some]) for key in keys}}
 
 
 def _distances(structures: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nnunet_synthtumour.registration.anatomy import one_hot, soft_dice_loss
+from nnunet_synthtumour.registration.anatomy import in_both, one_hot, soft_dice_loss
 
 
 def labels(*boxes: tuple[int, int, int]) -> Tensor:
@@ -22,6 +22,15 @@ def test_same_disjoint_and_half() -> None:
     assert soft_dice_loss(fixed, fixed).item() == pytest.approx(0)
     assert soft_dice_loss(one_hot(labels((1, 6, 10)), 2), fixed).item() == pytest.approx(1)
     assert soft_dice_loss(one_hot(labels((1, 2, 6)), 2), fixed).item() == pytest.approx(0.5)
+
+
+def test_only_what_is_found_in_both_images_is_brought_together() -> None:
+    one, other = (
+        one_hot(labels(*boxes), 4) * 0.97 + 0.01 for boxes in (((1, 0, 4), (3, 5, 8)), ((3, 2, 6), (2, 8, 9)))
+    )
+    both = in_both((one, other))
+    assert both is not None and torch.equal(both[0], one[:, [0, 3]]) and torch.equal(both[1], other[:, [0, 3]])
+    assert in_both((one[:, :3], other[:, :3])) is None
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -277,6 +277,14 @@ def test_names_that_do_not_match_and_images_that_lie_elsewhere_are_told(
         return *data, {**properties, "sitk_stuff": at}
 
     assert elsewhere("A", "B", trainer.pairs_of, 1.0) == ""
+
+    def turned(case: str) -> Any:
+        *data, properties = load(case)
+        at = {**properties["sitk_stuff"], "direction": (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)}
+        return *data, {**properties, "sitk_stuff": at}
+
+    monkeypatch.setattr(side, "load_case", turned)
+    assert "their axes point elsewhere" in elsewhere("A", "B", trainer.pairs_of, 5.0)
     monkeypatch.setattr(side, "load_case", moved)
     trainer.on_train_start()
     log = next(Path(trainer.output_folder).glob("training_log*")).read_text(encoding="utf-8")

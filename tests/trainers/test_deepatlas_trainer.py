@@ -9,12 +9,30 @@ import torch
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
 from nnunet_synthtumour.registration.structure_guide import standardised
-from nnunet_synthtumour.trainers import deepatlas_labels
+from nnunet_synthtumour.trainers import deepatlas_labels, deepatlas_trainer
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from tests.toy_dataset import make_trainer
 
 ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in range(8)}
 SHORT = {"training": {"epochs": 2, "iterations": 2, "seed": 1}, "roles": ROLES}
+
+
+def test_a_training_that_goes_on_keeps_its_relays_and_a_finished_one_fits_nothing(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT)
+    trainer.carried_folder.mkdir(parents=True)
+    (trainer.carried_folder / "carried_labels.json").write_text('{"relays": 4, "cases": []}', encoding="utf-8")
+    assert trainer._as_begun(2).relays is None  # a new training
+    trainer.current_epoch = 1
+    assert trainer._as_begun(2).relays == 4
+    own = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, deepatlas={"relays": 3})
+    own.current_epoch = 1
+    assert own._as_begun(2).relays == 3
+    monkeypatch.setattr(deepatlas_trainer, "LabelFitter", None)
+    trainer.current_epoch = trainer.num_epochs
+    trainer.fit_labels(None, ["case_006"])
+    assert (trainer.carried_folder / "carried_labels.json").read_text(encoding="utf-8") == '{"relays": 4, "cases": []}'
 
 
 def test_trains_both_networks_resumes_both_and_leaves_a_model_for_register(toy: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_synthtumour.trainers import host_patches, image_pairs, patches_within
+from nnunet_synthtumour.trainers import host_patches, image_pairs, orphans, patches_within
 from nnunet_synthtumour.trainers.host_patches import HostPatchLoader
 from nnunet_synthtumour.trainers.image_pairs import PairLoader
 from nnunet_synthtumour.trainers.orphans import end_with_parent
@@ -94,3 +94,18 @@ def test_whatever_loads_in_a_worker_ends_with_its_parent(module: ModuleType, mon
     with pytest.raises(KeyError):
         LOADED[module]()
     assert called == [module]
+
+
+@pytest.mark.parametrize(("adopted_by", "parent", "ends"), [(1, 77, True), (1, 1, False), (77, 77, False)])
+def test_a_worker_whose_parent_was_killed_before_it_began_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, adopted_by: int, parent: int, ends: bool
+) -> None:
+    """In a container, the parent may be the first process of all."""
+    ended: list[int] = []
+    monkeypatch.setattr(orphans, "_watched", None)
+    monkeypatch.setattr(orphans.multiprocessing, "parent_process", lambda: SimpleNamespace(pid=parent))
+    monkeypatch.setattr(orphans.os, "getppid", lambda: adopted_by)
+    monkeypatch.setattr(orphans.os, "_exit", ended.append)
+    monkeypatch.setattr(orphans.threading, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    end_with_parent()
+    assert bool(ended) == ends

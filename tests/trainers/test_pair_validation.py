@@ -98,8 +98,8 @@ def test_the_end_also_says_what_fitting_a_pair_to_found_structures_gives(tmp_pat
 
     pairs = ValidationPairs("some", [("a", "b"), ("b", "a")])
     PairValidation(cases, pairs, ["a", "b"], IGNORE).write(Guided(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
-    found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["mean"]
-    assert found["dice_after"] == found["dice_before"] < 0.7
+    found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["refined"]
+    assert found["pairs"] == 2 and found["dice_after"] == found["dice_before"] < 0.7
     assert found["dice_refined"] > found["dice_after"] + 0.05 and found["folds_percent_refined"] == 0
 
 
