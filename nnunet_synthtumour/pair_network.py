@@ -37,7 +37,7 @@ class PairNetwork:
     architecture: Architecture
 
     @torch.no_grad()
-    def say(self, pair: Pair, matrix: Tensor) -> Said:
+    def say(self, pair: Pair, matrix: Tensor, structures: bool = True) -> Said:
         """Of the moving image, brought to the fixed grid by the affine `matrix`, and the fixed one."""
         device, about = pair.fixed.device, self.architecture
         field = affine_displacement(voxel_map(pair.fixed_grid, pair.moving_grid, matrix), pair.fixed.shape[2:])
@@ -46,7 +46,7 @@ class PairNetwork:
         fixed = frame.image(seen(pair.fixed_images, about.fixed_windows).to(device))
         velocity = self.network.predict(moving, fixed)
         guide, found = self.network.guide, None
-        if guide is not None and guide.talking:
+        if structures and guide is not None and guide.talking:
             shape = pair.fixed.shape[2:]
             both = in_both((guide(moving), guide(fixed)))
             found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))

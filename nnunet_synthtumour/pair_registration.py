@@ -175,7 +175,7 @@ def _deform(
         return warp(pair.moving, field), warp(torch.ones_like(pair.moving), field, padding="zeros")
 
     (unaligned, seen), (moving, weight) = brought(None), brought(matrix)
-    said = None if network is None else network.say(pair, matrix)
+    said = None if network is None else network.say(pair, matrix, settings.anatomy > 0)
     initial, structures = (None, None) if said is None else said
     none = torch.zeros(1, len(shape), *shape, device=device)
     fields, how = (none, none), NONE
