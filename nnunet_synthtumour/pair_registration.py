@@ -197,9 +197,8 @@ def _deform(
     def cost(field: Tensor) -> float:
         return image(field) + settings.anatomy * apart(field)
 
-    if how == OPTIMISED and cost(fields[0]) > cost(
-        none
-    ):  # images that fit as they are: what the optimiser did is noise
+    # images that fit as they are: what the optimiser did is noise
+    if how == OPTIMISED and cost(fields[0]) > cost(none):
         fields, how = (none, none), LEFT_OUT
         predicted = None if initial is None else displacements_on(initial, shape)
         if predicted is not None and cost(predicted[0]) < cost(none):

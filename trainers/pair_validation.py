@@ -108,7 +108,7 @@ class PairValidation:
                 row |= self._refined(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
         about = {"pairs": len(rows), "of": len(self.pairs), "kind": self.kind, "determinant": "central differences",
-                 "passes": learner.passes, "mean": _means(rows), "refined": _refined(rows)}  # fmt: skip
+                 "passes": learner.passes, "mean": _means(rows), "refined": _of_fitted(rows)}  # fmt: skip
         text = json.dumps(_no_nan({**about, "per_pair": rows}), indent=1)
         (folder / "registration.json").write_text(text + "\n", encoding="utf-8")
         ranked = sorted(rows, key=_rank)
@@ -178,7 +178,7 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return means
 
 
-def _refined(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _of_fitted(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Of the pairs that were fitted, beside what the network alone makes of them."""
     some = [row for row in rows if REFINED[0] in row]
     keys = ("dice_before", "dice_after", *REFINED) if some else ()
