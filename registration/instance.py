@@ -34,9 +34,9 @@ class InstanceSettings:
     `levels` are the shrink factors of the images, coarse to fine; `stride` image voxels of a level share one voxel of
     the velocity. `regularity_weight` multiplies the diffusion or bending energy of the velocity; None takes that of
     REGULARITY_WEIGHTS, as the similarities differ in scale. `anatomy` is the weight of structures that were found in both
-    images, where they are given. The limits are those of `velocity.limit_velocity`,
-    finer than a network's. The field does not fold for any images; where they are noise and nothing regularises, its inverse
-    may in a few voxels of 2D images or thick slices, and with a `max_gradient` of 3 in 3D, too.
+    images, where they are given. The limits are those of `velocity.limit_velocity`, finer than a network's: no field folded
+    so far, whatever the images; an inverse did in a few voxels where images were noise and nothing regularised, in 2D and in
+    thick slices, and with a `max_gradient` of 3 anywhere.
     """
 
     similarity: Similarity = "lncc"
@@ -178,9 +178,9 @@ class _Cost:
         self.settings, self.shape = settings, shape
         self.moving, self.fixed = _shrunk(moving, shape), _shrunk(fixed, shape)
         self.weight = None if weight is None else _shrunk(weight.float(), shape)
-        self.found = (
-            None if found is None or not settings.anatomy else tuple(_shrunk(one.float(), shape) for one in found)
-        )
+        self.found = None
+        if found is not None and settings.anatomy:
+            self.found = _shrunk(found[0].float(), shape), _shrunk(found[1].float(), shape)
         if settings.similarity == "mind":
             # the descriptors are warped, not the images: many times cheaper, and the same up to local rotations
             self.moving, self.fixed = _descriptors(self.moving), _descriptors(self.fixed)
@@ -189,24 +189,18 @@ class _Cost:
         forward = self._displacement(velocity)
         # the moving image is unknown where the warp reads what the affine map left empty
         weight = None if self.weight is None else warp(self.weight, forward.detach())
-        there = self._compared(self.moving, forward, self.fixed, weight), self._anatomy(forward, weight)
+        there = self._of_one_way(forward, self.moving, self.fixed, weight, self.found)
         if not self.settings.symmetric:
             return there
-        backward = self._displacement(-velocity)
-        back = (
-            self._compared(self.fixed, backward, self.moving, self.weight),
-            self._anatomy(backward, self.weight, True),
-        )
+        found = None if self.found is None else self.found[::-1]
+        back = self._of_one_way(self._displacement(-velocity), self.fixed, self.moving, self.weight, found)
         return (there[0] + back[0]) / 2, (there[1] + back[1]) / 2
 
-    def _compared(self, one: Tensor, displacement: Tensor, other: Tensor, weight: Tensor | None) -> Tensor:
-        return SIMILARITY[self.settings.similarity](warp(one, displacement), other, weight)
-
-    def _anatomy(self, displacement: Tensor, weight: Tensor | None, back: bool = False) -> Tensor | float:
-        if self.found is None:
-            return 0.0
-        one, other = reversed(self.found) if back else self.found
-        return soft_dice_loss(warp(one, displacement), other, weight)
+    def _of_one_way(
+        self, u: Tensor, one: Tensor, other: Tensor, weight: Tensor | None, found: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | float]:
+        similarity = SIMILARITY[self.settings.similarity](warp(one, u), other, weight)
+        return similarity, 0.0 if found is None else soft_dice_loss(warp(found[0], u), found[1], weight)
 
     def _displacement(self, velocity: Tensor) -> Tensor:
         return resize(exponentiate(velocity, self.settings.steps), self.shape)

@@ -41,16 +41,18 @@ class Frame:
         ahead = tuple(shape[axis] for axis in self.axes)
         if tuple(seen.shape[2:]) != ahead:
             seen = F.interpolate(seen, ahead, mode="trilinear" if len(ahead) == 3 else "bilinear")
-        home = [self.axes.index(axis) for axis in range(len(self.axes))]
-        return seen.flip(self._backwards).permute(0, 1, *(2 + axis for axis in home)).contiguous()
+        return seen.flip(self._backwards).permute(0, 1, *(2 + axis for axis in self._home)).contiguous()
 
     def velocity(self, velocity: Tensor) -> Tensor:
         """The network's (B, D, ...) along the images' axes. It keeps its resolution: another grid of the same extent,
         in voxels of its own, from where `fields.resize` leads to the images'."""
         signs = velocity.new_tensor([-1.0 if back else 1.0 for back in self.flipped])
         ahead = velocity.flip(self._backwards) * signs.reshape(1, -1, *[1] * len(self.axes))
-        home = [self.axes.index(axis) for axis in range(len(self.axes))]
-        return ahead[:, home].permute(0, 1, *(2 + axis for axis in home)).contiguous()
+        return ahead[:, self._home].permute(0, 1, *(2 + axis for axis in self._home)).contiguous()
+
+    @property
+    def _home(self) -> list[int]:
+        return [self.axes.index(axis) for axis in range(len(self.axes))]
 
     @property
     def _backwards(self) -> list[int]:
