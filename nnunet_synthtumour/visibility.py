@@ -119,7 +119,7 @@ def visibility(cases: Sequence[VisibilityCase], labels: Mapping[str, int]) -> li
         place = _place_dice(chosen, value)
         expected = expected_dice(target.separability)
         verdict = VISIBLE if expected >= VISIBLE_FROM else FAINT if expected >= FAINT_FROM else INVISIBLE
-        if verdict != VISIBLE and all(c.of_another for c in chosen) and _lies_anywhere(chosen, place):
+        if verdict != VISIBLE and all(c.of_another for c in chosen) and _lies_anywhere(cases, value):
             verdict = UNKNOWN
         ml = float(np.mean([(c.labels == value).sum() * np.prod(c.spacing) / 1000 for c in chosen]))
         verdicts.append(
@@ -225,21 +225,25 @@ def separability(samples: Sequence[Sample], features: slice) -> float:
 
 def _place_dice(cases: Sequence[VisibilityCase], value: int) -> float:
     """Mean Dice of every mask with where most others are; 0 where cases share no grid or are fewer than three."""
-    if len(cases) < 3 or not all(_share_grid(cases[0], case) for case in cases):
+    if not _are_comparable(cases):
         return 0.0
     masks = [case.labels == value for case in cases]
     total = np.sum(masks, 0)
     scores = []
-    for mask in masks:
+    for mask in filter(np.any, masks):
         usual = (total - mask) * 2 >= len(masks) - 1
         scores.append(2 * float((usual & mask).sum()) / max(1, int(usual.sum()) + int(mask.sum())))
     return float(np.mean(scores))
 
 
-def _lies_anywhere(cases: Sequence[VisibilityCase], place_dice: float) -> bool:
-    """Whether a structure is in another place in every case, as lesions are; that takes three cases on one grid to see."""
-    comparable = len(cases) >= 3 and all(_share_grid(cases[0], case) for case in cases)
-    return comparable and place_dice < FAINT_FROM
+def _lies_anywhere(cases: Sequence[VisibilityCase], value: int) -> bool:
+    """Whether a structure is in another place in every case, or in few of them, as lesions are; that takes three cases on
+    one grid to see."""
+    return _are_comparable(cases) and _place_dice(cases, value) < FAINT_FROM
+
+
+def _are_comparable(cases: Sequence[VisibilityCase]) -> bool:
+    return len(cases) >= 3 and all(_share_grid(cases[0], case) for case in cases)
 
 
 def no_verdict(verdicts: Sequence[Verdict], names: Mapping[str, int]) -> str:

@@ -75,8 +75,11 @@ def test_labels_of_other_patients_cannot_tell_of_what_lies_anywhere() -> None:
     of_others = [replace(one, of_another=True) for one in anywhere]
     at_one_place = [replace(one, labels=ball((11, 12, 10), 3.8).astype(np.int16)) for one in of_others]
     bright = [replace(case(5.0, seed), frame=frame, of_another=True) for seed in range(4)]
-    found = [visibility(cases, {"ball": 1})[0] for cases in (anywhere, of_others, at_one_place, of_others[:2], bright)]
-    assert [one.verdict for one in found] == [INVISIBLE, UNKNOWN, INVISIBLE, INVISIBLE, VISIBLE]
+    healthy = [replace(one, labels=np.zeros_like(one.labels)) for one in of_others]
+    few = [*at_one_place[:2], *healthy]  # of six strangers have it
+    sets = (anywhere, of_others, at_one_place, of_others[:2], bright, few, [*at_one_place, healthy[0]])
+    found = [visibility(cases, {"ball": 1})[0] for cases in sets]
+    assert [one.verdict for one in found] == [INVISIBLE, UNKNOWN, INVISIBLE, INVISIBLE, VISIBLE, UNKNOWN, INVISIBLE]
     assert found[1].sentence().startswith("ball: not to be told. The labels looked at are other patients'")
 
 
