@@ -30,5 +30,5 @@ class Crossing:
         carried = self.carrier.carry(target, sources)
         ignore = self.writer.ignore
         kept = trusted(carried, self.settings.trusted, self.settings.doubtful, ignore)
-        draw_case(folder, target, self.carrier.images[target].image[0].numpy(), kept.numpy(), ignore)
+        draw_case(folder, target, self.carrier.images[target].match()[0].numpy(), kept.numpy(), ignore)  # air is dark
         return self.writer.write(folder, target, [s.removeprefix(SOURCE) for s in sources], carried, kept)
