@@ -10,9 +10,10 @@ short trainings, averaged weights, no mirroring), so what is left is what unlabe
 without label beside. `bound`: the same recipe on all labels. `unsupervised`: the registration network of `deepatlas`
 without any label and without segmentation, with as many registration steps, the same pairs and as many looks.
 Dice is the mean over labels and cases (or pairs) of the test set; labels are warped by the nearest neighbour, folds
-counted by central differences. `refined` is what `synthtumour register --model` makes of a pair by default: the
-network's velocity fitted to the two images and, in `deepatlas`, to what its segmenter finds in them; `guided` the same
-with a hundred times the weight of the latter. `--set` changes settings of `deepatlas`. Runs that are finished,
+counted by central differences. `looks` is the registration network without its steps towards the structures that its
+segmenter finds, `after` with them (the same in `unsupervised`, which finds none). `refined` is what
+`synthtumour register --model` makes of a pair by default: the network's velocity fitted to the two images and, in
+`deepatlas`, to what its segmenter finds in them; `guided` the same with a hundred times the weight of the latter. `--set` changes settings of `deepatlas`. Runs that are finished,
 OUT/BUDGET/*.json, are not repeated, so several processes can share the arms and draws of one folder.
 """
 
@@ -110,27 +111,30 @@ class TestCases:
         return float(np.nanmean(scores))
 
     def registration(self, trainer: Any) -> dict[str, float]:
-        """Mean Dice of the pairs before, after the network and after `synthtumour register --model`; worst folds."""
+        """Mean Dice of the pairs before, after the network's looks, after its steps and after `synthtumour register --model`;
+        worst folds."""
         import torch
 
         from nnunet_synthtumour.registration.fields import warp
         from nnunet_synthtumour.registration.metrics import folds_percent
         from nnunet_synthtumour.trainers.pair_validation import refined
 
-        before, after, fitted, guided, folds = [], [], [], [], []
+        before, folds = [], []
+        scores: dict[str, list[float]] = {key: [] for key in ("looks", "after", "refined", "guided")}
         for moving, fixed in self.pairs:
             one, other = self.cases[moving], self.cases[fixed]
             with torch.no_grad():
                 both = [whole.match()[None].to(trainer.device) for whole in (one, other)]
-                fields = [trainer.registration.register(*both)[0], refined(trainer.registration, *both).displacement,
+                fields = [trainer.registration.register(*both, to_structures=False)[0],
+                          trainer.registration.register(*both)[0], refined(trainer.registration, *both).displacement,
                           refined(trainer.registration, *both, STRONG).displacement]  # fmt: skip
             truth, labels = other.seg[0].clamp(min=0).numpy(), one.seg.clamp(min=0)
             before.append(mean_dice(labels[0].numpy(), truth))
-            for scores, u in zip((after, fitted, guided), (field.cpu() for field in fields), strict=True):
-                scores.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))
+            for of_field, u in zip(scores.values(), (field.cpu() for field in fields), strict=True):
+                of_field.append(mean_dice(warp(labels[None].float(), u, "nearest")[0, 0].numpy(), truth))
                 folds.append(folds_percent(u))
-        means = {"affine": before, "after": after, "refined": fitted, "guided": guided}
-        return {key: float(np.nanmean(scores)) for key, scores in means.items()} | {"folds": float(np.max(folds))}
+        means = {key: float(np.nanmean(values)) for key, values in (scores | {"affine": before}).items()}
+        return means | {"folds": float(np.max(folds))}
 
 
 def mean_dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -238,11 +242,12 @@ def main() -> None:
     budget = f"draws {args.draws}, {args.epochs} x {args.iterations} iterations"
     print(f"\n{len(training)} images, {args.test} test cases, {budget}\n")
     print(
-        "| arm, labels | segmentation Dice | registration Dice | refined | guided | affine | folds %, worst | minutes |"
+        "| arm, labels | segmentation Dice | registration Dice | looks | refined | guided | affine | folds %, worst "
+        "| minutes |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for arm, runs in results.items():
-        cells = [spread(runs, key) for key in ("segmentation", "after", "refined", "guided", "affine")]
+        cells = [spread(runs, key) for key in ("segmentation", "after", "looks", "refined", "guided", "affine")]
         folds = [r["folds"] for r in runs if "folds" in r]
         print(f"| {arm} | {' | '.join(cells)} | {max(folds):.4f} | " if folds else f"| {arm} | {' | '.join(cells)} | | ",
               end="")  # fmt: skip

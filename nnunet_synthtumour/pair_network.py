@@ -44,7 +44,7 @@ class PairNetwork:
         frame = frame_of(about, pair.fixed_grid)
         moving = frame.image(warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device)))
         fixed = frame.image(seen(pair.fixed_images, about.fixed_windows).to(device))
-        velocity = self.network.predict(moving, fixed)
+        velocity = self.network.predict(moving, fixed, to_structures=structures)
         guide, found = self.network.guide, None
         if structures and guide is not None and guide.talking:
             shape = pair.fixed.shape[2:]

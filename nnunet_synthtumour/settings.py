@@ -213,15 +213,20 @@ class RegistrationSettings:
         None, low=1, high=4, doc="times that a trained network looks at a pair, each time at what is left of it; null: 2 in "
         "DeepAtlasTrainer, 1 in CrossModalTrainer",
     )  # fmt: skip
+    structure_steps: int | None = setting(
+        None, low=0, high=100, doc="steps, after its looks, towards the structures that segmentation finds in both images; "
+        "null: 8 in DeepAtlasTrainer, none where registration does not see them",
+    )  # fmt: skip
     initial_lr: float = setting(1e-3, low=1e-8, high=1.0, doc="learning rate of the first epoch (Adam)")
     pairs: int = setting(1, low=1, doc="pairs in a batch")
 
-    def completed(self, anatomy: float, passes: int) -> RegistrationSettings:
+    def completed(self, anatomy: float, passes: int, structure_steps: int) -> RegistrationSettings:
         """With what a trainer takes where nothing is said."""
         return dataclasses.replace(
             self,
             anatomy=anatomy if self.anatomy is None else self.anatomy,
             passes=passes if self.passes is None else self.passes,
+            structure_steps=structure_steps if self.structure_steps is None else self.structure_steps,
         )
 
 

@@ -20,9 +20,14 @@ def in_both(found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
 
     The tails of a softmax are not zero where there is nothing: a structure that one image lacks would be made to vanish.
     """
-    there = [(one[0, 1:] > 0.5).flatten(1).any(1) for one in found]
-    kept = [0, *(1 + (there[0] & there[1]).nonzero()[:, 0]).tolist()]
+    kept = [0, *(1 + there_in_both(found)[0].nonzero()[:, 0]).tolist()]
     return (found[0][:, kept], found[1][:, kept]) if len(kept) > 1 else None
+
+
+def there_in_both(found: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, C - 1), without the background: whether a structure is more likely than not somewhere in both images."""
+    there = [(one[:, 1:] > 0.5).flatten(2).any(2) for one in found]
+    return there[0] & there[1]
 
 
 def soft_dice_loss(

@@ -2,14 +2,16 @@
 
 A dictionary, read with `torch.load(weights_only=True)`, of
 
-    version             4; 1 had no guides, 2 knew nothing of axis order, direction and windows, 3 nothing of passes
+    version             5; 1 had no guides, 2 knew nothing of axis order, direction and windows, 3 nothing of passes, 4
+                        nothing of structure_steps
     network             "unet" (RegistrationUNet) or "mscgunet" (MSCGUNet)
     network_class_name, arch_kwargs, kw_requires_import
                         the architecture as nnU-Net's plans give it (`networks.unet_from_plans`)
     image_channels      channels of each of the two images
     options             keyword arguments of the network beyond the plans: velocity_level, the limits of its velocity, and
                         `structures`, the number of labels that its guide finds (`structure_guide`; its weights are here),
-                        `in_mask`, whether that was taught on channels normalised within a mask, and `passes`
+                        `in_mask`, whether that was taught on channels normalised within a mask, `passes` and
+                        `structure_steps`
     spacing             mm along the tensor axes that the network was trained at, or None
     patch_size          voxels along the tensor axes that it was trained at, or None
     transpose_forward   nnU-Net's: tensor axis a of the training is axis transpose_forward[a] of the image's array; None if
@@ -37,7 +39,7 @@ from nnunet_synthtumour.registration.msc_gunet import MSCGUNet
 from nnunet_synthtumour.registration.networks import RegistrationUNet
 
 FILE_NAME = "registration.pth"
-VERSION, READABLE = 4, (1, 2, 3, 4)
+VERSION, READABLE = 5, (1, 2, 3, 4, 5)
 Windows = tuple[tuple[float, float] | None, ...]
 NETWORKS: dict[str, type[RegistrationUNet]] = {"unet": RegistrationUNet, "mscgunet": MSCGUNet}
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nnunet_synthtumour.registration.fields import resize, warp
 from nnunet_synthtumour.registration.strides import total_stride
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
+from nnunet_synthtumour.registration.structure_steps import drawn_together
 from nnunet_synthtumour.registration.velocity import (
     MAX_DISPLACEMENT,
     MAX_GRADIENT,
@@ -67,7 +68,8 @@ class RegistrationUNet(nn.Module):
     With a `guide`, the network sees where the guide finds structures in either image, too: matching the same structure in
     two images is learnt in a fraction of the time that it takes to learn what a structure looks like.
 
-    A network that is used (`predict`) looks at a pair `passes` times, each time at what is left of it.
+    A network that is used (`predict`) looks at a pair `passes` times, each time at what is left of it, and then takes
+    `structure_steps` steps that draw together what the guide finds in both images.
     """
 
     encoder: Any
@@ -82,6 +84,7 @@ class RegistrationUNet(nn.Module):
         max_gradient: float = MAX_GRADIENT,
         guide: StructureGuide | None = None,
         passes: int = 1,
+        structure_steps: int = 0,
     ) -> None:
         super().__init__()
         if not hasattr(unet, "encoder") or not hasattr(unet, "decoder"):
@@ -108,7 +111,7 @@ class RegistrationUNet(nn.Module):
         self.upsamplings = nn.ModuleList(decoder.transpconvs[:stages])
         self.decoder_stages = nn.ModuleList(decoder.stages[:stages])
         self.head = self._new_head(velocity_level)
-        self.guide, self.passes = guide, passes
+        self.guide, self.passes, self.structure_steps = guide, passes, structure_steps
 
     @classmethod
     def from_plans(
@@ -134,25 +137,31 @@ class RegistrationUNet(nn.Module):
         return self._limited(self.head(self._decoded(skips[-1], skips)[-1]), moving.shape[2:])
 
     @torch.no_grad()
-    def predict(self, moving: Tensor, fixed: Tensor, forward: Callable[..., Any] | None = None) -> Tensor:
-        """The velocity after all passes, for use, not for training; `forward` is what stands in for the network itself
-        (compiled, for one).
+    def predict(
+        self, moving: Tensor, fixed: Tensor, forward: Callable[..., Any] | None = None, to_structures: bool = True
+    ) -> Tensor:
+        """The velocity after all passes and steps, for use, not for training; `forward` is what stands in for the network
+        itself (compiled, for one). Not `to_structures`: the passes alone, which what the guide finds does not pull at.
 
         What a pass adds is added to the velocity: one flow stays one flow, with its exact inverse, and within its limits.
         exp(v) exp(w) is exp(v + w) up to half of their commutator, which is as small as what a second pass finds.
         """
         forward = self if forward is None else forward  # a compiled network has no truth value
-        in_fixed = self.guide(fixed) if self.guide is not None and self.guide.talking else None
-
-        def look(image: Tensor) -> Tensor:
-            found = () if self.guide is None or in_fixed is None else ((self.guide(image), in_fixed),)
-            return finest(forward(image, fixed, *found))
-
-        velocity, shape = look(moving), moving.shape[2:]
+        found = self.found_in(moving, fixed)
+        velocity, shape = finest(forward(moving, fixed, *(() if found is None else (found,)))), moving.shape[2:]
         for _ in range(self.passes - 1):
-            more = look(warp(moving, self.displacement(velocity, shape)))
+            left = warp(moving, self.displacement(velocity, shape))
+            now = () if found is None or self.guide is None else ((self.guide(left), found[1]),)
+            more = finest(forward(left, fixed, *now))
             velocity = added(velocity, more, self._extent(velocity, shape), **self.limits)
-        return velocity
+        if found is None or not to_structures:
+            return velocity
+        stride, extent = self.stride_of(velocity, shape), self._extent(velocity, shape)
+        return drawn_together(velocity, found, stride, extent, self.structure_steps, self.limits)
+
+    def found_in(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the guide says about both images, once it speaks."""
+        return (self.guide(moving), self.guide(fixed)) if self.guide is not None and self.guide.talking else None
 
     def displacement(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
         """exp(v) on the images' own grid: (B, D, *shape), for warp(moving, u); with -v, for warp(fixed, u)."""

@@ -52,7 +52,7 @@ class CrossModalTrainer(DeepAtlasTrainer):
     `self.labelled` are the sources and `self.unlabelled` the targets. docs/crossmodal.md lists what differs from nnU-Net.
     """
 
-    ANATOMY, PASSES = 1.0, 1
+    ANATOMY, PASSES, STRUCTURE_STEPS = 1.0, 1, 0
     RESTS = (SEGMENTATION,)
 
     dataloader_train: Any

@@ -45,7 +45,7 @@ class DeepAtlasTrainer(PairTrainer):
     """
 
     ADAMW_LR = 1e-3
-    ANATOMY, PASSES = 4.0, 2
+    ANATOMY, PASSES, STRUCTURE_STEPS = 4.0, 2, 8
     RESTS: tuple[str, ...] = (TAUGHT,)  # stages in which registration learns nothing
     MIRRORING = False  # images that are registered all lie the same way, and what is left must not look like right
 
@@ -243,7 +243,7 @@ class DeepAtlasTrainer(PairTrainer):
         moving, fixed = pair["moving"], pair["fixed"]
         if not any([*moving["labelled"], *fixed["labelled"]]):
             return [], []
-        fields = self.registration.register(moving["match"], fixed["match"], self.precision())
+        fields = self.registration.register(moving["match"], fixed["match"], self.precision(), to_structures=False)
         settings = self.settings.deepatlas
         return taught_samples(pair, *fields, 0.0 if self.fitted_to else settings.carried, settings.warped)
 

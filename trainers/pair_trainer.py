@@ -35,6 +35,7 @@ class PairTrainer(AveragingTrainer):
 
     ANATOMY: float  # unless registration.anatomy says otherwise
     PASSES: int
+    STRUCTURE_STEPS: int
 
     num_val_iterations_per_epoch: int
     dataset_class: Any
@@ -49,7 +50,7 @@ class PairTrainer(AveragingTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self._wanted = self.settings.registration
-        complete = self._wanted.completed(self.ANATOMY, self.PASSES)
+        complete = self._wanted.completed(self.ANATOMY, self.PASSES, self.STRUCTURE_STEPS)
         self.settings = dataclasses.replace(self.settings, registration=complete)
         self.labelled = self.settings.cases(LABELLED, PSEUDO)
         self.unlabelled = self.settings.cases(UNLABELLED)
@@ -192,10 +193,12 @@ class PairTrainer(AveragingTrainer):
 
     def _go_on_as_begun(self, state: Mapping[str, Any]) -> None:
         """A training keeps the kind of registration network that it began with and, where the user has not said otherwise,
-        its weight of anatomy and its passes (both 1 before they were chosen by the trainer)."""
+        its weight of anatomy, its passes (both 1 before they were chosen by the trainer) and its steps (none before)."""
         network, guided = kind_of(state["weights"])
         mine = self.settings.registration
-        begun = self._wanted.completed(state.get("anatomy", 1.0), state.get("passes", 1))
+        begun = self._wanted.completed(
+            state.get("anatomy", 1.0), state.get("passes", 1), state.get("structure_steps", 0)
+        )
         other = (network, guided) != (mine.network, self.structures_seen() > 0)
         begun = dataclasses.replace(begun, network=network, similarity=mine.similarity)
         if not other and begun == mine:

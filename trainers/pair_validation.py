@@ -76,7 +76,7 @@ def refined(
     guide = learner.guide
     found = None if guide is None else in_both((guide(moving), guide(fixed)))
     settings = InstanceSettings(similarity=cast(Similarity, learner.settings.similarity), anatomy=anatomy)
-    initial = learner.velocity(moving, fixed)
+    initial = learner.velocity(moving, fixed, to_structures=anatomy > 0)
     with torch.enable_grad():  # nnU-Net validates without
         return optimise(moving, fixed, settings, learner.architecture.spacing, initial=initial, found=found)
 
@@ -108,7 +108,8 @@ class PairValidation:
                 row |= self._refined(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
         about = {"pairs": len(rows), "of": len(self.pairs), "kind": self.kind, "determinant": "central differences",
-                 "passes": learner.passes, "mean": _means(rows), "refined": _of_fitted(rows)}  # fmt: skip
+                 "passes": learner.passes, "structure_steps": learner.structure_steps, "mean": _means(rows),
+                 "refined": _of_fitted(rows)}  # fmt: skip
         text = json.dumps(_no_nan({**about, "per_pair": rows}), indent=1)
         (folder / "registration.json").write_text(text + "\n", encoding="utf-8")
         ranked = sorted(rows, key=_rank)

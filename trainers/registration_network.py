@@ -63,7 +63,8 @@ class RegistrationLearner:
             image_channels=image_channels,
             options=({"velocity_level": 0} if shallow else {})
             | (_guide(configuration, structures) if structures else {})
-            | ({"passes": settings.passes} if (settings.passes or 1) > 1 else {}),
+            | ({"passes": settings.passes} if (settings.passes or 1) > 1 else {})
+            | ({"structure_steps": settings.structure_steps} if structures and settings.structure_steps else {}),
             spacing=tuple(float(s) for s in configuration.spacing),
             patch_size=tuple(int(n) for n in configuration.patch_size),
             **({} if images is None else vars(images)),
@@ -106,21 +107,26 @@ class RegistrationLearner:
         return None if spacing is None else [mm * s for mm, s in zip(spacing, stride, strict=True)]
 
     def register(
-        self, moving: Tensor, fixed: Tensor, precision: AbstractContextManager[Any] | None = None
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        precision: AbstractContextManager[Any] | None = None,
+        to_structures: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Displacement moving -> fixed and its inverse, for use, not for training; other ranks need not take part."""
+        """Displacement moving -> fixed and its inverse, for use, not for training; other ranks need not take part. Not
+        `to_structures`: for labels that will teach the segmenter, which must not hear from itself."""
         self.network.eval()
         with torch.no_grad():
             with precision or nullcontext():
-                velocity = self._net.predict(moving, fixed, self._alone)
+                velocity = self._net.predict(moving, fixed, self._alone, to_structures)
             both = self._net.displacements(velocity, moving.shape[2:])
         self.network.train()
         return both
 
-    def velocity(self, moving: Tensor, fixed: Tensor) -> Tensor:
+    def velocity(self, moving: Tensor, fixed: Tensor, to_structures: bool = True) -> Tensor:
         """The finest velocity, for use, not for training; on the grid of the images."""
         self.network.eval()
-        velocity = self._net.predict(moving, fixed, self._alone)
+        velocity = self._net.predict(moving, fixed, self._alone, to_structures)
         self.network.train()
         return on_image(velocity, fixed.shape[2:], self._net.total_stride)
 
@@ -136,6 +142,11 @@ class RegistrationLearner:
         return int(self._net.passes)
 
     @property
+    def structure_steps(self) -> int:
+        """Steps towards what the guide finds, after that."""
+        return int(self._net.structure_steps)
+
+    @property
     def _net(self) -> Any:
         return self.bare
 
@@ -146,6 +157,7 @@ class RegistrationLearner:
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "anatomy": self.settings.anatomy,
             "passes": self.passes,
+            "structure_steps": self.structure_steps,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from tests.registration.plans import architecture
 @pytest.mark.parametrize("network", ["unet", "mscgunet"])
 def test_a_network_comes_back_with_its_limits_its_guide_and_its_answers(tmp_path, network, structures) -> None:
     torch.manual_seed(0)
-    options = {"velocity_level": 1, "max_gradient": 1.0, "structures": structures, "passes": 2}
+    options = {"velocity_level": 1, "max_gradient": 1.0, "structures": structures, "passes": 2, "structure_steps": 3}
     stored = Architecture(network, *architecture(), options=options, spacing=(1, 1, 2))
     written = stored.build()
     if written.guide is not None:
@@ -20,7 +20,7 @@ def test_a_network_comes_back_with_its_limits_its_guide_and_its_answers(tmp_path
     save_model(tmp_path / "model", stored, written)
     read, described = load_model(tmp_path / "model")
     assert described.spacing == (1, 1, 2) and read.limits["max_gradient"] == 1.0 and not read.training
-    assert read.passes == 2
+    assert read.passes == 2 and read.structure_steps == 3
     images = torch.rand(2, 1, 1, 16, 16, 16)
     first, second = [model.eval().predict(*images) for model in (written, read)]
     assert first.abs().max() > 1e-3
@@ -32,7 +32,15 @@ def test_files_of_the_first_version_have_no_guide_and_are_read(tmp_path) -> None
     written = stored.build()
     torch.save({"version": 1, **vars(stored), "state_dict": written.state_dict()}, tmp_path / FILE_NAME)
     read, _ = load_model(tmp_path)
-    assert read.guide is None and read.passes == 1 and torch.equal(read.head.weight, written.head.weight)
+    assert read.guide is None and (read.passes, read.structure_steps) == (1, 0)
+    assert torch.equal(read.head.weight, written.head.weight)
+
+
+def test_files_that_know_no_structure_steps_are_read(tmp_path) -> None:
+    stored = Architecture("unet", *architecture(), options={"structures": 1, "passes": 2})
+    torch.save({"version": 4, **vars(stored), "state_dict": stored.build().state_dict()}, tmp_path / FILE_NAME)
+    read, _ = load_model(tmp_path)
+    assert (read.passes, read.structure_steps) == (2, 0)
 
 
 @pytest.mark.parametrize("version", [2, 3])

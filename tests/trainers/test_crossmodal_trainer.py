@@ -45,6 +45,7 @@ def test_registration_learns_less_and_less_over_the_epochs_in_which_it_learns(
     trainer = trainer_of(two, epochs=4, mode=mode)
     trainer.initialize()
     assert trainer.objective().settings.anatomy == trainer.registration.passes == 1
+    assert trainer.registration.structure_steps == 0
     trainer.current_epoch = 1
     trainer.on_train_epoch_start()
     rate = trainer.registration.optimizer.param_groups[0]["lr"]

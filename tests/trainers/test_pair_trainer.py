@@ -16,21 +16,23 @@ ROLES = {f"case_{i:03d}": "labelled" if i in (6, 7) else "unlabelled" for i in r
 SHORT = {"training": {"epochs": 2, "iterations": 2, "seed": 1}, "roles": ROLES}
 
 
-def test_a_training_goes_on_with_the_weight_of_anatomy_and_the_passes_it_began_with(toy: Path) -> None:
+def test_a_training_goes_on_with_the_weight_of_anatomy_the_passes_and_the_steps_it_began_with(toy: Path) -> None:
     trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT)
     trainer.initialize()
     file = str(Path(trainer.output_folder) / "begun.pth")
     trainer.save_checkpoint(file)
     checkpoint = torch.load(file, weights_only=False)
-    assert (checkpoint["registration"]["anatomy"], checkpoint["registration"]["passes"]) == (4.0, 2)
-    del checkpoint["registration"]["anatomy"], checkpoint["registration"]["passes"]  # as earlier versions wrote it
-    torch.save(checkpoint, file)
-    for wanted, expected in (({}, (1.0, 1)), ({"anatomy": 3.0, "passes": 2}, (3.0, 2))):
+    names = ("anatomy", "passes", "structure_steps")
+    assert [checkpoint["registration"].pop(name) for name in names] == [4.0, 2, 8]
+    torch.save(checkpoint, file)  # as earlier versions wrote it
+    for wanted, expected in (({}, (1.0, 1, 0)), (dict(zip(names, (3.0, 2, 5), strict=True)), (3.0, 2, 5))):
         resumed = make_trainer(toy, DeepAtlasTrainer, fold="all", resume=True, **SHORT, registration=wanted)
         resumed.initialize()
         resumed.load_checkpoint(file)
-        assert (resumed.objective().settings.anatomy, resumed.registration.passes) == expected
-        assert resumed.registration.architecture.options.get("passes", 1) == expected[1]
+        learner = resumed.registration
+        assert (resumed.objective().settings.anatomy, learner.passes, learner.structure_steps) == expected
+        assert learner.architecture.options.get("passes", 1) == expected[1]
+        assert learner.architecture.options.get("structure_steps", 0) == expected[2]
 
 
 def test_labelled_images_that_no_fold_has_are_named(toy: Path) -> None:

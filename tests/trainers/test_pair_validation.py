@@ -30,10 +30,10 @@ class _Still:
 
     architecture = SimpleNamespace(spacing=(1.0, 1.0, 2.0))
     settings = SimpleNamespace(similarity="mse")
-    passes = 2
+    passes, structure_steps = 2, 8
     guide: Any = None
 
-    def velocity(self, moving: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    def velocity(self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True) -> torch.Tensor:
         return torch.zeros(1, 3, *SHAPE)
 
     def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,6 +130,6 @@ def test_without_two_labelled_images_the_images_are_compared(tmp_path: Path) -> 
     validation.write(_Still(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
     found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))
     assert (found["pairs"], found["kind"], found["mean"]["dice_after"]) == (6, WITHOUT_LABELS, None)
-    assert found["passes"] == 2
+    assert found["passes"] == 2 and found["structure_steps"] == 8
     for name in ("best", "median", "worst"):
         assert (tmp_path / f"registration_{name}.png").stat().st_size > 10_000

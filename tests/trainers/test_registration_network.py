@@ -18,13 +18,17 @@ def test_weights_tell_what_they_are_of(toy: Path, network: str, guided: bool) ->
     assert kind_of(trainer.registration.state()["weights"]) == (network, guided)
 
 
-def test_how_often_a_pair_is_looked_at_goes_into_the_model_file(toy: Path) -> None:
+def test_how_often_a_pair_is_looked_at_and_drawn_together_goes_into_the_model_file(toy: Path) -> None:
     roles = {f"case_{i:03d}": "labelled" for i in (6, 7)}
-    for settings, passes, anatomy in (({}, 2, 4.0), ({"passes": 1, "anatomy": 0.0}, 1, 0.0)):
+    none = {"passes": 1, "anatomy": 0.0, "structure_steps": 0}
+    for settings, passes, anatomy, steps in (({}, 2, 4.0, 8), (none, 1, 0.0, 0)):
         trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, registration=settings)
         trainer.initialize()
         assert trainer.registration.bare.passes == trainer.registration.architecture.build().passes == passes
         assert trainer.objective().settings.anatomy == anatomy and trainer.registration.passes == passes
+        assert (
+            trainer.registration.structure_steps == trainer.registration.architecture.build().structure_steps == steps
+        )
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (18, 21, 17)])

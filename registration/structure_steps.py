@@ -1,0 +1,64 @@
+"""A velocity that is drawn, step by step, to where the same structures are found in two images: nothing is learnt here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_synthtumour.registration.anatomy import there_in_both
+from nnunet_synthtumour.registration.fields import exponentiate, warp
+from nnunet_synthtumour.registration.velocity import added
+from nnunet_synthtumour.registration.windows import gaussian_smooth
+
+LENGTH, FLAT = 2.0, 1e-3
+
+
+@torch.no_grad()
+def drawn_together(
+    velocity: Tensor,
+    found: tuple[Tensor, Tensor],
+    stride: Sequence[int],
+    extent: Sequence[float],
+    steps: int,
+    limits: Mapping[str, float],
+) -> Tensor:
+    """The velocity after `steps` steps of demons between probabilities of structures, on its own grid.
+
+        v <- v + 2 G * f      f = sum_c d_c grad p_c / (sum_c |grad p_c|^2 + d_c^2)      d_c = q_c - p_c
+
+    with p the probabilities in the moving image, warped by exp(v), q those in the fixed one, G the Gaussian of `limits`,
+    within which the sum is kept (`velocity.added`). No |f| is longer than half a voxel. `found` are probabilities
+    (B, classes, X, Y[, Z]), background first, on the images' grid, of which a voxel of the velocity covers `stride`;
+    structures that are found in one image only do not count, as in `anatomy.in_both`.
+    """
+    if not steps:
+        return velocity
+    counts = there_in_both(found)[(..., *[None] * (velocity.ndim - 2))]
+    p, q = (_pooled(one[:, 1:], velocity.shape[2:], stride) * counts for one in found)
+    for _ in range(steps):
+        force = _demons(warp(p, exponentiate(velocity)), q)
+        velocity = added(velocity, LENGTH * gaussian_smooth(force, limits["smoothing"]), extent, **limits)
+    return velocity
+
+
+def _demons(p: Tensor, q: Tensor) -> Tensor:
+    """f as above, zero where both are all but constant and equal: (B, C, X, Y[, Z]) -> (B, D, X, Y[, Z])."""
+    wide = [axis for axis in range(2, p.ndim) if p.shape[axis] > 1]
+    slopes = dict(zip(wide, torch.gradient(p, dim=wide), strict=True))
+    d = q - p
+    norm = d.square().sum(1, keepdim=True) + sum(g.square().sum(1, keepdim=True) for g in slopes.values())
+    along = [(d * slopes[a]).sum(1, keepdim=True) if a in slopes else torch.zeros_like(norm) for a in range(2, p.ndim)]
+    return torch.cat(along, 1) * (norm > FLAT) / norm.clamp(min=FLAT)
+
+
+def _pooled(image: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """On the grid of a velocity that covers the image and what it is padded with, the edge upon itself."""
+    covered = [size * along for size, along in zip(shape, stride, strict=True)]
+    missing = [c - n for c, n in zip(covered, image.shape[2:], strict=True)]
+    if any(missing):
+        image = F.pad(image, [amount for m in reversed(missing) for amount in (0, m)], mode="replicate")
+    pool = F.avg_pool3d if len(stride) == 3 else F.avg_pool2d
+    return pool(image.float(), tuple(stride))
