@@ -13,8 +13,9 @@ Dice is the mean over labels and cases (or pairs) of the test set; labels are wa
 counted by central differences. `looks` is the registration network without its steps towards the structures that its
 segmenter finds, `after` with them (the same in `unsupervised`, which finds none). `refined` is what
 `synthtumour register --model` makes of a pair by default: the network's velocity fitted to the two images and, in
-`deepatlas`, to what its segmenter finds in them; `guided` the same with a hundred times the weight of the latter. `--set` changes settings of `deepatlas`. Runs that are finished,
-OUT/BUDGET/*.json, are not repeated, so several processes can share the arms and draws of one folder.
+`deepatlas`, to what its segmenter finds in them; `guided` the same with a hundred times the weight of the latter.
+`--set` changes settings of `deepatlas`. Runs that are finished, OUT/BUDGET/*.json, are not repeated, so several
+processes can share the arms and draws of one folder.
 """
 
 from __future__ import annotations
