@@ -45,11 +45,9 @@ class PairNetwork:
         moving = frame.image(warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device)))
         fixed = frame.image(seen(pair.fixed_images, about.fixed_windows).to(device))
         velocity = self.network.predict(moving, fixed, to_structures=structures)
-        guide, found = self.network.guide, None
-        if structures and guide is not None and guide.talking:
-            shape = pair.fixed.shape[2:]
-            both = in_both((guide(moving), guide(fixed)))
-            found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))
+        seen_in, shape = self.network.found_in(moving, fixed) if structures else None, pair.fixed.shape[2:]
+        both = None if seen_in is None else in_both(seen_in)
+        found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))
         return Said(frame.velocity(on_image(velocity, frame.shape, self.network.total_stride)), found)
 
 

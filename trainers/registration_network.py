@@ -157,7 +157,7 @@ class RegistrationLearner:
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
             "anatomy": self.settings.anatomy,
             "passes": self.passes,
-            "structure_steps": self.structure_steps,
+            "structure_steps": self.settings.structure_steps,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
