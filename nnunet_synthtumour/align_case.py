@@ -12,13 +12,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_synthtumour.align_checks import draw_check
-from nnunet_synthtumour.align_reference import background_value, grid_centre
+from nnunet_synthtumour.align_reference import grid_centre
 from nnunet_synthtumour.atomic_files import complete, read_json, write_json
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import read_or_refuse, write_image, write_transform
 from nnunet_synthtumour.registration.affine_alignment import affine_transform, similarity_after
+from nnunet_synthtumour.resampling import resampled
 
 RECORDS = "cases"
+VERSION = 2  # what is made of the same files; 1 left a rim around stripped images
 SUBFOLDERS = ("imagesTr", "labelsTr", "transforms", "checks", RECORDS)
 
 
@@ -66,7 +68,7 @@ class Task:
     def stamp(self, case: RawCase) -> list[Any]:
         """Changes when a file of the case does, or what it is aligned to: a second run then does it anew."""
         partner = [] if self.partners is None else [self.partners[case.name]]
-        return [*stamp_of([*case.files(), *partner]), *self.reference_stamp]
+        return [VERSION, *stamp_of([*case.files(), *partner]), *self.reference_stamp]
 
 
 def stamp_of(files: Sequence[Path]) -> list[Any]:
@@ -100,7 +102,7 @@ def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     transform, problem = _transform(reference, images[0], case.name, task)
     identity = sitk.Transform(reference.GetDimension(), sitk.sitkIdentity)
     before, after = (_similarity(reference, images[0], t, task.cross_modality) for t in (identity, transform))
-    warped = [sitk.Resample(image, grid, transform, sitk.sitkLinear, background_value(image)) for image in images]
+    warped = [resampled(image, grid, transform) for image in images]
     for channel, image in enumerate(warped):
         file = task.out / "imagesTr" / f"{case.name}_{channel:04d}{task.ending}"
         write_image(image, file)

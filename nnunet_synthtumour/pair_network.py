@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from nnunet_synthtumour.pair_images import Pair, tensor
 from nnunet_synthtumour.registration.anatomy import in_both
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import normalised
+from nnunet_synthtumour.registration.kept_background import keeping_background
 from nnunet_synthtumour.registration.model_files import Architecture, Windows, load_model
 from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.physical import affine_displacement, voxel_map
@@ -42,13 +44,19 @@ class PairNetwork:
         device, about = pair.fixed.device, self.architecture
         field = affine_displacement(voxel_map(pair.fixed_grid, pair.moving_grid, matrix), pair.fixed.shape[2:])
         frame = frame_of(about, pair.fixed_grid)
-        moving = frame.image(warp(seen(pair.moving_images, about.moving_windows).to(device), field.float().to(device)))
-        fixed = frame.image(seen(pair.fixed_images, about.fixed_windows).to(device))
+        there = field.float().to(device)
+        brought = keeping_background(seen(pair.moving_images, about.moving_windows).to(device), partial(_warped, there))
+        moving = keeping_background(brought, frame.image)
+        fixed = keeping_background(seen(pair.fixed_images, about.fixed_windows).to(device), frame.image)
         velocity = self.network.predict(moving, fixed, to_structures=structures)
         seen_in, shape = self.network.found_in(moving, fixed) if structures else None, pair.fixed.shape[2:]
         both = None if seen_in is None else in_both(seen_in)
         found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))
         return Said(frame.velocity(on_image(velocity, frame.shape, self.network.total_stride)), found)
+
+
+def _warped(displacement: Tensor, image: Tensor, mode: Literal["linear", "nearest"]) -> Tensor:
+    return warp(image, displacement, mode)
 
 
 def network_for(folder: Path, pair: Pair) -> PairNetwork:

@@ -11,6 +11,7 @@ from dynamic_network_architectures.building_blocks.helper import convert_conv_op
 from torch import Tensor, nn
 
 from nnunet_synthtumour.registration.fields import resize, warp
+from nnunet_synthtumour.registration.similarity import lncc_loss
 from nnunet_synthtumour.registration.strides import total_stride
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.registration.structure_steps import drawn_together
@@ -24,6 +25,8 @@ from nnunet_synthtumour.registration.velocity import (
     displacements_of,
     limit_velocity,
 )
+
+KEPT = 0.5
 
 
 def on_image(velocity: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
@@ -69,7 +72,7 @@ class RegistrationUNet(nn.Module):
     two images is learnt in a fraction of the time that it takes to learn what a structure looks like.
 
     A network that is used (`predict`) looks at a pair `passes` times, each time at what is left of it, and then takes
-    `structure_steps` steps that draw together what the guide finds in both images.
+    `structure_steps` steps that draw together what the guide finds in both images, if the images still agree after them.
     """
 
     encoder: Any
@@ -150,14 +153,30 @@ class RegistrationUNet(nn.Module):
         found = self.found_in(moving, fixed)
         velocity, shape = finest(forward(moving, fixed, *(() if found is None else (found,)))), moving.shape[2:]
         for _ in range(self.passes - 1):
-            left = warp(moving, self.displacement(velocity, shape))
-            now = () if found is None or self.guide is None else ((self.guide(left), found[1]),)
-            more = finest(forward(left, fixed, *now))
+            u = self.displacement(velocity, shape)
+            # what was found moves along: the guide has not learnt what interpolation does to an image
+            now = () if found is None else ((warp(found[0], u), found[1]),)
+            more = finest(forward(warp(moving, u), fixed, *now))
             velocity = added(velocity, more, self._extent(velocity, shape), **self.limits)
-        if found is None or not to_structures:
+        if found is None or not to_structures or not self.structure_steps:
             return velocity
         stride, extent = self.stride_of(velocity, shape), self._extent(velocity, shape)
-        return drawn_together(velocity, found, stride, extent, self.structure_steps, self.limits)
+        drawn = drawn_together(velocity, found, stride, extent, self.structure_steps, self.limits)
+        return torch.where(self._still_alike(moving, fixed, velocity, drawn), drawn, velocity)
+
+    def _still_alike(self, moving: Tensor, fixed: Tensor, looks: Tensor, drawn: Tensor) -> Tensor:
+        """(B, 1, ...): whether steps from `looks` to `drawn` leave half of what the looks have made of images' likeness.
+
+        A guide that is right costs a tenth of it, or nothing; one that is wrong undoes it.
+        """
+        shape = moving.shape[2:]
+        fields = [None, *(self.displacement(velocity, shape) for velocity in (looks, drawn))]
+        before, looked, after = (
+            torch.stack([lncc_loss(m[None], f[None]) for m, f in zip(image, fixed, strict=True)])
+            for image in (moving if u is None else warp(moving, u) for u in fields)
+        )
+        alike = after <= looked + KEPT * (before - looked).clamp(min=0)
+        return alike.reshape(-1, *[1] * (moving.ndim - 1))
 
     def found_in(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor] | None:
         """What the guide says about both images, once it speaks."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_synthtumour.registration.anatomy import there_in_both
-from nnunet_synthtumour.registration.fields import exponentiate, warp
+from nnunet_synthtumour.registration.fields import exponentiate, jacobian, warp
 from nnunet_synthtumour.registration.velocity import added
 from nnunet_synthtumour.registration.windows import gaussian_smooth
 
@@ -30,9 +30,9 @@ def drawn_together(
         v <- v + 2 G * f      f = sum_c d_c grad p_c / (sum_c |grad p_c|^2 + d_c^2)      d_c = q_c - p_c
 
     with p the probabilities in the moving image, warped by exp(v), q those in the fixed one, G the Gaussian of `limits`,
-    within which the sum is kept (`velocity.added`). No |f| is longer than half a voxel. `found` are probabilities
-    (B, classes, X, Y[, Z]), background first, on the images' grid, of which a voxel of the velocity covers `stride`;
-    structures that are found in one image only do not count, as in `anatomy.in_both`.
+    within which the sum is kept. No |f| is longer than half a voxel, and a step is shorter where the sum would be too steep.
+    `found` are probabilities (B, classes, X, Y[, Z]), background first, on the images' grid, of which a voxel of the
+    velocity covers `stride`; structures that are found in one image only do not count, as in `anatomy.in_both`.
     """
     if not steps:
         return velocity
@@ -40,8 +40,27 @@ def drawn_together(
     p, q = (_pooled(one[:, 1:], velocity.shape[2:], stride) * counts for one in found)
     for _ in range(steps):
         force = _demons(warp(p, exponentiate(velocity)), q)
-        velocity = added(velocity, LENGTH * gaussian_smooth(force, limits["smoothing"]), extent, **limits)
+        step = LENGTH * gaussian_smooth(force, limits["smoothing"])
+        velocity = added(velocity, _not_too_steep(velocity, step, limits["max_gradient"]), extent, **limits)
     return velocity
+
+
+def _not_too_steep(velocity: Tensor, step: Tensor, max_gradient: float) -> Tensor:
+    """The step, shorter in and around places where the sum would be steeper than `max_gradient`.
+
+    `added` would make the whole velocity smaller for one steep place, with all that was found far from it.
+    """
+    pool = F.max_pool3d if velocity.ndim == 5 else F.max_pool2d
+    share = -pool(-_share(velocity, step, max_gradient), 3, 1, 1)
+    step = step * gaussian_smooth(share, 1.0)
+    return step * _share(velocity, step, max_gradient).amin(tuple(range(1, step.ndim)), keepdim=True)
+
+
+def _share(velocity: Tensor, step: Tensor, max_gradient: float) -> Tensor:
+    """How much of the step keeps the sum within `max_gradient`, (B, 1, ...) between 0 and 1: |D(v + t s)| is convex in t."""
+    now, then = (jacobian(v).square().sum((1, 2)).sqrt()[:, None] for v in (velocity, velocity + step))
+    room = (max_gradient - now).clamp(min=0) / (then - now).clamp(min=1e-6)
+    return torch.where(then > max_gradient, room.clamp(max=1), 1.0)
 
 
 def _demons(p: Tensor, q: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import Literal
 
 import numpy as np
 import torch.nn.functional as F
@@ -29,12 +30,13 @@ class Frame:
     flipped: tuple[bool, ...]
     shape: tuple[int, ...]
 
-    def image(self, image: Tensor) -> Tensor:
-        """(B, C, X, Y[, Z]) as the network sees it: linear where voxels have another size, edges upon edges."""
+    def image(self, image: Tensor, mode: Literal["linear", "nearest"] = "linear") -> Tensor:
+        """(B, C, X, Y[, Z]) as the network sees it: interpolated where voxels have another size, edges upon edges."""
         turned = image.permute(0, 1, *(2 + axis for axis in self.axes)).flip(self._backwards)
         if tuple(turned.shape[2:]) == self.shape:
             return turned.contiguous()
-        return F.interpolate(turned, self.shape, mode="trilinear" if len(self.shape) == 3 else "bilinear")
+        linear = "trilinear" if len(self.shape) == 3 else "bilinear"
+        return F.interpolate(turned, self.shape, mode=linear if mode == "linear" else "nearest-exact")
 
     def home(self, seen: Tensor, shape: Sequence[int]) -> Tensor:
         """What the network says of every voxel, (B, C, ...), on the images' grid of this `shape`."""

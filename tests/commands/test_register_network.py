@@ -9,7 +9,8 @@ import torch
 
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.pair_network import seen
-from nnunet_synthtumour.registration.model_files import Architecture, save_model
+from nnunet_synthtumour.registration import networks
+from nnunet_synthtumour.registration.model_files import Architecture, load_model, save_model
 from tests.registration.plans import architecture
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -59,6 +60,38 @@ def test_however_a_pair_is_stored_the_field_is_the_same(tmp_path, order) -> None
     one, other = (in_space(tmp_path / name / "field.nii.gz") for name in "01")
     assert np.abs(one).max() > 0.3
     assert np.abs(one - other).max() < 1e-3
+
+
+def test_structures_are_drawn_together_unless_their_weight_is_zero(tmp_path, monkeypatch) -> None:
+    write_model(tmp_path / "model", options={"structures": 1, "structure_steps": 3})
+    network, described = load_model(tmp_path / "model")
+    network.guide.say(True)
+    save_model(tmp_path / "model", described, network)
+    given, steps = pair(tmp_path / "pair"), []
+
+    def drawn(velocity, found, stride, extent, number, limits):
+        steps.append(number)
+        return velocity
+
+    monkeypatch.setattr(networks, "drawn_together", drawn)
+    for weight, expected in (("0.1", [3]), ("0", [])):
+        steps.clear()
+        more = ["--model", str(tmp_path / "model"), "--anatomy-weight", weight]
+        assert main(["register", *given, "-o", str(tmp_path / "out"), *more]) == 0
+        assert steps == expected
+
+
+def test_a_pair_is_shown_without_rims(tmp_path, monkeypatch) -> None:
+    """The moving image is interpolated and the fixed one is not: the network must not see that."""
+    write_model(tmp_path / "model", spacing=(1.0, 1.0, 1.0), transpose_forward=(0, 1, 2))
+    given, seen_images = pair(tmp_path / "pair"), []
+    monkeypatch.setattr(
+        networks.RegistrationUNet, "predict", lambda self, *images, **_: seen_images.extend(images) or self(*images)
+    )
+    with torch.no_grad():
+        assert main(["register", *given, "-o", str(tmp_path / "out"), "--model", str(tmp_path / "model")]) == 0
+    for image in seen_images:
+        assert image.shape[2] == 38 and image[image > 0].min() > 0.9  # -1000 is 0, the object 0.93 and more
 
 
 def test_around_the_moving_image_is_its_background(tmp_path) -> None:

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_synthtumour.registration import networks
 from nnunet_synthtumour.registration.instance import displacements_on
+from nnunet_synthtumour.trainers import deepatlas_trainer
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from nnunet_synthtumour.trainers.registration_network import kind_of
 from tests.toy_dataset import make_trainer
@@ -48,3 +50,24 @@ def test_a_velocity_covers_the_images_and_not_their_padding(toy: Path, shape: tu
     assert expected.abs().mean() > 0.2
     inner = (slice(None), slice(None), *[slice(3, -3)] * 3)  # at the faces the padding has moved, too
     assert (found - expected)[inner].abs().mean() < 0.15 * expected[inner].abs().mean()
+
+
+def test_labels_that_teach_are_carried_by_the_looks_alone(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = {f"case_{i:03d}": "labelled" if i > 5 else "unlabelled" for i in range(8)}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles, deepatlas={"fitted": 0})
+    trainer.initialize()
+    learner = trainer.registration
+    learner.bare.guide.say(True)
+    taken: list[int] = []
+    monkeypatch.setattr(networks, "drawn_together", lambda velocity, *rest: taken.append(rest[3]) or velocity)
+    image = torch.rand(1, 1, 16, 16, 16)
+    pair = {side: {"match": image, "labelled": [True], "image": image, "seg": torch.zeros_like(image)} for side in
+            ("moving", "fixed")}  # fmt: skip
+    monkeypatch.setattr(deepatlas_trainer, "taught_samples", lambda *_: ([], []))
+    trainer.taught_samples(pair)
+    learner.register(image, image, to_structures=False)
+    learner.velocity(image, image, to_structures=False)
+    assert not taken
+    learner.register(image, image)
+    learner.velocity(image, image)
+    assert taken == [8, 8]
