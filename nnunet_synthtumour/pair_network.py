@@ -17,7 +17,7 @@ from nnunet_synthtumour.registration.anatomy import in_both
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import normalised
 from nnunet_synthtumour.registration.kept_background import keeping_background
-from nnunet_synthtumour.registration.model_files import Architecture, Windows, load_model
+from nnunet_synthtumour.registration.model_files import FILE_NAME, Architecture, Windows, load_model
 from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.physical import affine_displacement, voxel_map
 from nnunet_synthtumour.registration.trained_frame import frame_of
@@ -37,6 +37,12 @@ class PairNetwork:
 
     network: Any
     architecture: Architecture
+
+    def about(self, structures: bool = True) -> dict[str, int]:
+        """How it comes to its answer, for a report."""
+        speaks = self.network.guide is not None and self.network.guide.talking
+        steps = self.network.structure_steps if structures and speaks else 0
+        return {"looks": self.network.passes, "structure_steps": steps}
 
     @torch.no_grad()
     def say(self, pair: Pair, matrix: Tensor, structures: bool = True) -> Said:
@@ -60,7 +66,8 @@ def _warped(displacement: Tensor, image: Tensor, mode: Literal["linear", "neares
 
 
 def network_for(folder: Path, pair: Pair) -> PairNetwork:
-    """The network in a folder, if it is one for images of that kind."""
+    """The network in a folder (or that file itself), if it is one for images of that kind."""
+    folder = folder.parent if folder.name == FILE_NAME else folder
     try:
         network, architecture = load_model(folder, pair.fixed.device)
     except ValueError as error:

@@ -121,6 +121,8 @@ def register(request: Request) -> dict[str, Any]:
             "deformation": round(after_deformation - after_affine, 2),
         },
     }
+    if network is not None:
+        report["network"] = network.about(request.settings.anatomy > 0)
     if "structures" in fit:
         report["structures"] = {"unit": "soft Dice of what the model finds", **fit["structures"]}
     warped, warped_labels = _write_files(request, pair, matrix, forward, backward, labels)

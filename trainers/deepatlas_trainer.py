@@ -182,7 +182,9 @@ class DeepAtlasTrainer(PairTrainer):
         assert self.registration is not None
         active = [epoch for epoch in range(self.num_epochs) if self.stage(epoch) not in self.RESTS]
         self.registration.begin_epoch(sum(epoch < self.current_epoch for epoch in active), max(1, len(active)))
-        self.print_to_log_file(f"Stage: {self.stage(self.current_epoch)}")
+        stage = self.stage(self.current_epoch)
+        fitted = stage == TAUGHT and self.settings.deepatlas.fitted
+        self.print_to_log_file(f"Stage: {'fitted labels teach, registration rests' if fitted else stage}")
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """A segmentation step on nnU-Net's batch, on pairs once registration can teach, and registration steps."""

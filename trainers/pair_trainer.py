@@ -12,7 +12,7 @@ import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from nnunet_synthtumour.errors import Refusal, Unsupported
-from nnunet_synthtumour.registration.model_files import FILE_NAME, save_model
+from nnunet_synthtumour.registration.model_files import FILE_NAME, load_model, save_model
 from nnunet_synthtumour.settings import LABELLED, PSEUDO, UNLABELLED
 from nnunet_synthtumour.trainers.averaging_trainer import AveragingTrainer
 from nnunet_synthtumour.trainers.case_splits import left_out
@@ -167,6 +167,7 @@ class PairTrainer(AveragingTrainer):
             self.pair_validation.write(self.registration, self.device, folder / "validation")
             if not (folder / FILE_NAME).is_file():
                 self._save_registration()
+            self._write_how_it_registers(folder)
 
     def get_dataloaders_for_pairs(self) -> None:
         """Only what validation needs of `get_dataloaders`."""
@@ -217,6 +218,18 @@ class PairTrainer(AveragingTrainer):
         """As `synthtumour register` takes it: of the end of the training, whichever checkpoint is validated later."""
         assert self.registration is not None
         save_model(Path(self.output_folder), self.registration.architecture, self.registration.bare)
+
+    def _write_how_it_registers(self, folder: Path) -> None:
+        """Looks and steps that the settings ask for now, as validation has taken them; the weights stay as they are."""
+        assert self.registration is not None
+        how = ("passes", "structure_steps")
+        network, stored = load_model(folder)
+        wanted = self.registration.architecture.options
+        options = {key: value for key, value in stored.options.items() if key not in how}
+        options |= {key: wanted[key] for key in how if key in wanted}
+        if options != stored.options:
+            self.print_to_log_file(f"{folder / FILE_NAME} registers with {options} from now on, as the settings say")
+            save_model(folder, dataclasses.replace(stored, options=options), network)
 
     def on_train_end(self) -> None:
         super().on_train_end()

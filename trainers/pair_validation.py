@@ -24,6 +24,9 @@ EVERY_EPOCH, AT_THE_END, FITTED = 6, 60, 10
 MEASURES = (
     "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
 )  # fmt: skip
+LOOKS = (
+    "dice_looks"  # without the steps towards structures that are found, which flatter where the guide knows the labels
+)
 REFINED = ("dice_refined", "folds_percent_refined")  # of `FITTED` pairs with labels, at the end
 HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (
     "both held out",
@@ -104,6 +107,8 @@ class PairValidation:
         rows: list[dict[str, Any]] = []
         for pair in tqdm(self.pairs[:AT_THE_END], desc="Registration", unit="pair", disable=len(self.pairs) < 2):
             row, _, labels = self._register(learner, device, pair)
+            if labels and learner.guide is not None and learner.structure_steps:
+                row[LOOKS] = self._looks(learner, device, pair)
             if labels and len(rows) < FITTED:
                 row |= self._refined(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
@@ -142,6 +147,11 @@ class PairValidation:
         labels = self._labels(pair, u)
         return dict(zip(REFINED, (labels.dice(labels.warped), folds_percent(u)), strict=True))
 
+    def _looks(self, learner: RegistrationLearner, device: torch.device, pair: tuple[str, str]) -> float:
+        one, other = (self.cases[case].match()[None].to(device) for case in pair)
+        labels = self._labels(pair, learner.register(one, other, to_structures=False)[0])
+        return labels.dice(labels.warped)
+
     def _labels(self, pair: tuple[str, str], forward: Tensor) -> Labels:
         moving, fixed = (self.cases[case].seg.clamp(min=0) for case in pair)  # outside of the image is background
         warped = warp(moving[None].float().to(forward.device), forward, "nearest")[0].cpu().to(moving.dtype)
@@ -167,6 +177,8 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if not rows:
         return {}
     means: dict[str, Any] = {key: _mean([row[key] for row in rows]) for key in MEASURES}
+    if any(LOOKS in row for row in rows):
+        means[LOOKS] = _mean([row[LOOKS] for row in rows if LOOKS in row])
     of_label: dict[str, list[dict[str, float]]] = {}
     for row in rows:
         for label, values in row["labels"].items():

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--regularity-weight", type=float, metavar="W", help="default: depends on the similarity")
     parser.add_argument(
-        "--anatomy-weight", type=float, metavar="W", default=0.1,
+        "--anatomy-weight", type=float, metavar="W",
         help="with --model: of the structures that it finds in both images (default: 0.1)",
     )  # fmt: skip
     parser.add_argument(
@@ -61,8 +61,11 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--iterations is {args.iterations}; it must be 0 or more.")
     if args.regularity_weight is not None and not args.regularity_weight >= 0:
         raise UserError(f"--regularity-weight is {args.regularity_weight}; it must be 0 or more.")
-    if not args.anatomy_weight >= 0:
-        raise UserError(f"--anatomy-weight is {args.anatomy_weight}; it must be 0 or more.")
+    if args.anatomy_weight is not None and args.model is None:
+        raise UserError("--anatomy-weight is of what a model finds; give the model's folder with --model, too.")
+    anatomy = InstanceSettings.anatomy if args.anatomy_weight is None else args.anatomy_weight
+    if not anatomy >= 0:
+        raise UserError(f"--anatomy-weight is {anatomy}; it must be 0 or more.")
     try:
         torch.zeros(1, device=args.device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
                 iterations=args.iterations,
                 regularity=args.regularity,
                 regularity_weight=args.regularity_weight,
-                anatomy=args.anatomy_weight,
+                anatomy=anatomy,
             ),
             affine=args.affine,
             device=args.device,

@@ -124,14 +124,16 @@ def test_the_report_and_the_picture(registered) -> None:
 @pytest.mark.parametrize("structures", [0, 2])
 def test_a_model_takes_the_place_of_the_optimisation(files, structures) -> None:
     torch.manual_seed(0)
-    stored = Architecture("unet", *architecture(), options={"structures": structures})
+    stored = Architecture("unet", *architecture(), options={"structures": structures, "structure_steps": 4})
     network = stored.build()
     torch.nn.init.normal_(network.head.weight, std=1.0)
     if network.guide is not None:
         network.guide.say(True)
     save_model(files / "model", stored, network)
-    assert register(files, files / "net", "--model", str(files / "model"), "--iterations", "0", "--affine", "none") == 0
+    model = str(files / "model" / ("registration.pth" if structures else ""))  # the file will do, too
+    assert register(files, files / "net", "--model", model, "--iterations", "0", "--affine", "none") == 0
     report = json.loads((files / "net" / "report.json").read_text(encoding="utf-8"))
+    assert report["network"] == {"looks": 1, "structure_steps": 4 if structures else 0}
     assert report["largest_displacement_mm"] > 0.5 and report["folds_percent"] <= 0.003
     assert report["deformation"] == "the network's"
 
@@ -143,6 +145,7 @@ def test_a_model_takes_the_place_of_the_optimisation(files, structures) -> None:
         (["--labels", "{files}/f_labels.nii.gz"], "does not lie on the grid of"),
         (["--model", "{files}"], "There is no registration model in"),
         (["--iterations", "-1"], "it must be 0 or more."),
+        (["--anatomy-weight", "1"], "give the model's folder with --model, too."),
         (["--device", "cuda:77"], "--device cuda:77 is not available here; cpu always is."),
     ],
 )
@@ -204,7 +207,7 @@ def test_what_the_optimiser_spoils_is_the_networks_or_nothing(tmp_path, monkeypa
 
     spoiled = Deformation(all_moved(-6.0), all_moved(-6.0), all_moved(6.0), ())
     monkeypatch.setattr(pair_registration, "optimise", lambda *_, **__: spoiled)
-    network = SimpleNamespace(say=lambda *_: Said(all_moved(shift), None))
+    network = SimpleNamespace(say=lambda *_: Said(all_moved(shift), None), about=lambda *_: {})
     monkeypatch.setattr(pair_registration, "network_for", lambda *_: network)
     both = ["-f", str(tmp_path / "a.nii.gz"), "-m", str(tmp_path / "b.nii.gz"), "--similarity", "mse"]
     assert main(["register", *both, "-o", str(tmp_path), "--affine", "none", "--model", "any"]) == 0
@@ -225,7 +228,7 @@ def test_structures_that_a_model_finds_are_brought_together(tmp_path, monkeypatc
         sitk.WriteImage(sitk.GetImageFromArray(block.astype(np.uint8)), str(tmp_path / f"{name}_seg.nii.gz"))
         found.append(torch.from_numpy(np.stack([1 - block, block]))[None])
     still = torch.zeros(1, 3, 20, 20, 20)
-    network = SimpleNamespace(say=lambda *_: Said(still, (found[0], found[1])))
+    network = SimpleNamespace(say=lambda *_: Said(still, (found[0], found[1])), about=lambda *_: {})
     monkeypatch.setattr(pair_registration, "network_for", lambda *_: network)
     files = {f"{name}{end}": str(tmp_path / f"{name}{end}.nii.gz") for name in "ab" for end in ("", "_seg")}
     command = ["register", "-f", files["a"], "-m", files["b"], "--affine", "none", "--model", "any",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nnunet_synthtumour.errors import Refusal
+from nnunet_synthtumour.registration.model_files import load_model
 from nnunet_synthtumour.trainers.deepatlas_trainer import DeepAtlasTrainer
 from tests.toy_dataset import NAME, make_trainer
 
@@ -33,6 +34,23 @@ def test_a_training_goes_on_with_the_weight_of_anatomy_the_passes_and_the_steps_
         assert (resumed.objective().settings.anatomy, learner.passes, learner.structure_steps) == expected
         assert learner.architecture.options.get("passes", 1) == expected[1]
         assert learner.architecture.options.get("structure_steps", 0) == expected[2]
+
+
+def test_validation_with_other_settings_leaves_a_file_that_registers_as_it_did(toy: Path) -> None:
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT)
+    trainer.initialize()
+    trainer._save_registration()
+    folder = Path(trainer.output_folder)
+    weights = load_model(folder)[0].state_dict()
+    stamp = (folder / "registration.pth").stat().st_mtime_ns
+    trainer._write_how_it_registers(folder)
+    assert (folder / "registration.pth").stat().st_mtime_ns == stamp
+    other = make_trainer(toy, DeepAtlasTrainer, fold="all", **SHORT, registration={"structure_steps": 0, "passes": 3})
+    other.initialize()  # with other weights
+    other._write_how_it_registers(folder)
+    network, _ = load_model(folder)
+    assert (network.structure_steps, network.passes) == (0, 3)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
 
 
 def test_labelled_images_that_no_fold_has_are_named(toy: Path) -> None:

@@ -36,7 +36,9 @@ class _Still:
     def velocity(self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True) -> torch.Tensor:
         return torch.zeros(1, 3, *SHAPE)
 
-    def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def register(
+        self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(1, 3, *SHAPE), torch.zeros(1, 3, *SHAPE)
 
 
@@ -106,7 +108,9 @@ def test_the_end_also_says_what_fitting_a_pair_to_found_structures_gives(tmp_pat
 class _Away(_Still):
     """A registration network that moves everything out of the image along the first axis."""
 
-    def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def register(
+        self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         u = torch.zeros(1, 3, *SHAPE)
         u[:, 0] = 2.0 * SHAPE[0]
         return u, -u
@@ -120,6 +124,27 @@ def test_structures_that_registration_lost_are_counted(tmp_path: Path) -> None:
         means = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["mean"]
         assert means["lost"] == 2 * lost and means["labels"]["1"]["lost"] == lost
         assert means["hd95"] == (None if lost else 0)
+
+
+class _Drawn(_Away):
+    """One that does so in steps towards what a guide finds; its looks move nothing."""
+
+    def guide(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.ones(1, 1, *SHAPE)
+
+    def register(
+        self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().register(moving, fixed) if to_structures else _Still().register(moving, fixed)
+
+
+def test_what_the_looks_alone_make_of_a_pair_is_told(tmp_path: Path) -> None:
+    cases = {name: _whole({1: slice(1, 4)}) for name in "ab"}
+    validation = PairValidation(cases, validation_pairs(["a", "b"], ["a", "b"], []), ["a", "b"], IGNORE)
+    validation.write(_Drawn(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+    found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))
+    assert found["mean"]["dice_after"] == 0 and found["mean"]["dice_looks"] == 1
+    assert [row["dice_looks"] for row in found["per_pair"]] == [1, 1]
 
 
 def test_without_two_labelled_images_the_images_are_compared(tmp_path: Path) -> None:
