@@ -82,6 +82,12 @@ def finished(case: RawCase, task: Task) -> dict[str, Any] | None:
     return record if same else None
 
 
+def of_an_earlier_version(case: RawCase, task: Task) -> bool:
+    """Whether what was made of a case came from a version that made it otherwise."""
+    record: dict[str, Any] = read_json(task.out / RECORDS / f"{case.name}.json") or {}
+    return bool(record.get("files")) and record["files"][0] != VERSION
+
+
 def align_case(case: RawCase, task: Task) -> dict[str, Any]:
     """Write the files of one case and return its record, which is written last: what has a record is whole."""
     done = finished(case, task)

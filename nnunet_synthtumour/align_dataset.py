@@ -19,6 +19,7 @@ from nnunet_synthtumour.align_case import (
     Task,
     align_case,
     finished,
+    of_an_earlier_version,
     stamp_of,
 )
 from nnunet_synthtumour.align_checks import warnings_of
@@ -53,7 +54,8 @@ class AlignOptions:
 @dataclass(frozen=True)
 class Aligned:
     """Where the new data set lies, what it is aligned to, how many cases it has, which look misaligned and why, whether
-    there are test images, which stay as they are, and which settings of its own, other than the source's, it kept."""
+    there are test images, which stay as they are, which settings of its own, other than the source's, it kept, and how many
+    cases an earlier version had aligned, which are done anew."""
 
     folder: Path
     reference: str
@@ -62,6 +64,7 @@ class Aligned:
     warnings: dict[str, str]
     test_images: bool = False
     own_settings: tuple[str, ...] = ()
+    older: int = 0
 
 
 def align_dataset(options: AlignOptions) -> Aligned:
@@ -101,6 +104,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
         partners=partners,
     )
     kept = sum(finished(case, task) is not None for case in cases)
+    older = sum(of_an_earlier_version(case, task) for case in cases)
     with CasePool(options.processes) as pool:
         records = pool.map(partial(align_case, task=task), cases, "aligning")
     _forget_others(work, cases, task.ending)
@@ -111,7 +115,7 @@ def align_dataset(options: AlignOptions) -> Aligned:
         work.rename(target)
     theirs, mine = without_cases(block), without_cases(new_block)
     differing = tuple(sorted(key for key in {*theirs, *mine} if theirs.get(key) != mine.get(key)))
-    return Aligned(target, name, len(cases), kept, warnings, (source / "imagesTs").is_dir(), differing)
+    return Aligned(target, name, len(cases), kept, warnings, (source / "imagesTs").is_dir(), differing, older)
 
 
 def _dataset(given: str) -> tuple[dict[str, Any], Path]:

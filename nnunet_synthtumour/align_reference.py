@@ -15,11 +15,11 @@ from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import read_or_refuse
 from nnunet_synthtumour.registration.affine_alignment import (
     affine_transform,
-    background_of,
     grid_centre,
     moments,
     similarity_after,
 )
+from nnunet_synthtumour.resampling import background_value, resampled
 
 AUTO, TEMPLATE = "auto", "template"
 CANDIDATES, JUDGES, MEANT = 16, 8, 30
@@ -56,15 +56,11 @@ def on_spacing(image: sitk.Image, spacing: float | None) -> sitk.Image:
     first = [(spacing / s - 1) / 2 for s in image.GetSpacing()]
     origin = image.TransformContinuousIndexToPhysicalPoint(first)
     identity = sitk.Transform(image.GetDimension(), sitk.sitkIdentity)
-    outside = background_value(image)
-    grid = (origin, [spacing] * image.GetDimension(), image.GetDirection())
-    return sitk.Resample(image, size, identity, sitk.sitkLinear, *grid, outside)
-
-
-def background_value(image: sitk.Image) -> float:
-    """What lies outside of the field of view: the constant around the image if it has one, else its darkest value."""
-    found = background_of(image)
-    return float(sitk.GetArrayViewFromImage(image).min()) if found is None else found
+    grid = sitk.Image(size, sitk.sitkUInt8)
+    grid.SetOrigin(origin)
+    grid.SetSpacing([spacing] * image.GetDimension())
+    grid.SetDirection(image.GetDirection())
+    return resampled(image, grid, identity)
 
 
 def spread_out(names: Sequence[str], n: int) -> list[str]:
@@ -158,4 +154,4 @@ def _comparable(image: sitk.Image) -> sitk.Image:
     return out
 
 
-__all__ = ["AUTO", "TEMPLATE", "background_value", "grid_centre", "on_spacing", "reference_image"]
+__all__ = ["AUTO", "TEMPLATE", "grid_centre", "on_spacing", "reference_image"]

@@ -8,11 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.pair_images import Pair, tensor
+from nnunet_synthtumour.registration.affine_alignment import background_of
 from nnunet_synthtumour.registration.anatomy import in_both
 from nnunet_synthtumour.registration.fields import warp
 from nnunet_synthtumour.registration.instance import normalised
@@ -21,14 +24,17 @@ from nnunet_synthtumour.registration.model_files import FILE_NAME, Architecture,
 from nnunet_synthtumour.registration.networks import on_image
 from nnunet_synthtumour.registration.physical import affine_displacement, voxel_map
 from nnunet_synthtumour.registration.trained_frame import frame_of
+from nnunet_synthtumour.resampling import surrounded
 
 
 class Said(NamedTuple):
-    """Velocity (1, D, ...) along the axes of the fixed grid, on a grid of the same extent (see `Frame.velocity`), and on
-    the fixed grid the probabilities of structures, if the network has a guide that finds some in both images."""
+    """Velocity (1, D, ...) along the axes of the fixed grid, on a grid of the same extent (see `Frame.velocity`), on the
+    fixed grid the probabilities of structures, if the network has a guide that finds some in both images, and how many
+    steps towards them are in the velocity."""
 
     velocity: Tensor
     found: tuple[Tensor, Tensor] | None
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,27 +44,26 @@ class PairNetwork:
     network: Any
     architecture: Architecture
 
-    def about(self, structures: bool = True) -> dict[str, int]:
-        """How it comes to its answer, for a report."""
-        speaks = self.network.guide is not None and self.network.guide.talking
-        steps = self.network.structure_steps if structures and speaks else 0
-        return {"looks": self.network.passes, "structure_steps": steps}
-
     @torch.no_grad()
     def say(self, pair: Pair, matrix: Tensor, structures: bool = True) -> Said:
         """Of the moving image, brought to the fixed grid by the affine `matrix`, and the fixed one."""
         device, about = pair.fixed.device, self.architecture
         field = affine_displacement(voxel_map(pair.fixed_grid, pair.moving_grid, matrix), pair.fixed.shape[2:])
         frame = frame_of(about, pair.fixed_grid)
-        there = field.float().to(device)
-        brought = keeping_background(seen(pair.moving_images, about.moving_windows).to(device), partial(_warped, there))
-        moving = keeping_background(brought, frame.image)
-        fixed = keeping_background(seen(pair.fixed_images, about.fixed_windows).to(device), frame.image)
-        velocity = self.network.predict(moving, fixed, to_structures=structures)
-        seen_in, shape = self.network.found_in(moving, fixed) if structures else None, pair.fixed.shape[2:]
-        both = None if seen_in is None else in_both(seen_in)
-        found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))
-        return Said(frame.velocity(on_image(velocity, frame.shape, self.network.total_stride)), found)
+        image, there = (one.to(device) for one in seen_where(pair.moving_images, about.moving_windows))
+        image, there = keeping_background(image, there, partial(_warped, field.float().to(device)))
+        moving, _ = keeping_background(image, there, frame.image)
+        image, there = (one.to(device) for one in seen_where(pair.fixed_images, about.fixed_windows))
+        fixed, _ = keeping_background(image, there, frame.image)
+        known = self.network.found_in(moving, fixed)
+        velocity = self.network.looked(moving, fixed, known)
+        found, steps = None, 0
+        if structures and known is not None:
+            velocity, kept = self.network.drawn(velocity, moving, fixed, known)
+            steps = self.network.structure_steps * int(kept[0])
+            both, shape = in_both(known), pair.fixed.shape[2:]
+            found = None if both is None else (frame.home(both[0], shape), frame.home(both[1], shape))
+        return Said(frame.velocity(on_image(velocity, frame.shape, self.network.total_stride)), found, steps)
 
 
 def _warped(displacement: Tensor, image: Tensor, mode: Literal["linear", "nearest"]) -> Tensor:
@@ -88,6 +93,16 @@ def network_for(folder: Path, pair: Pair) -> PairNetwork:
             f"{max(network.total_stride)} along one axis; register without --model."
         )
     return PairNetwork(network, architecture)
+
+
+def seen_where(images: Sequence[Any], windows: Windows | None) -> tuple[Tensor, Tensor]:
+    """`seen`, and 1 where an image is, 0 around stripped and padded ones."""
+    masks = []
+    for image in images:
+        array = sitk.GetArrayFromImage(image)
+        there = surrounded(array, background_of(image))
+        masks.append(np.ones(array.shape, bool) if there is None else there)
+    return seen(images, windows), torch.from_numpy(np.stack(masks)[None].astype(np.float32))
 
 
 def seen(images: Sequence[Any], windows: Windows | None) -> Tensor:

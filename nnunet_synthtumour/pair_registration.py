@@ -15,7 +15,6 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from nnunet_synthtumour.align_reference import background_value
 from nnunet_synthtumour.errors import UserError
 from nnunet_synthtumour.image_files import write_image, write_transform
 from nnunet_synthtumour.pair_images import Pair, on_one_grid, read_image
@@ -41,6 +40,7 @@ from nnunet_synthtumour.registration.pair_files import (
 )
 from nnunet_synthtumour.registration.physical import Geometry, affine_displacement, voxel_map
 from nnunet_synthtumour.registration_picture import save_picture
+from nnunet_synthtumour.resampling import background_value
 
 CROSS_MODALITY = ("mind", "nmi")
 OPTIMISED, PREDICTED, NONE = "optimised", "the network's", "none was asked for"
@@ -122,7 +122,7 @@ def register(request: Request) -> dict[str, Any]:
         },
     }
     if network is not None:
-        report["network"] = network.about(request.settings.anatomy > 0)
+        report["network"] = {"looks": network.network.passes, "structure_steps": fit["steps"]}
     if "structures" in fit:
         report["structures"] = {"unit": "soft Dice of what the model finds", **fit["structures"]}
     warped, warped_labels = _write_files(request, pair, matrix, forward, backward, labels)
@@ -163,9 +163,9 @@ def _written_in(folder: Path) -> list[Path]:
 
 def _deform(
     pair: Pair, matrix: Tensor, settings: InstanceSettings, network: PairNetwork | None
-) -> tuple[Tensor, Tensor, dict[str, dict[str, float]], str]:
+) -> tuple[Tensor, Tensor, dict[str, Any], str]:
     """u and its inverse on the fixed grid, how well images (and structures that the network finds) fit as they came, after
-    affine and deformation, and where the deformation comes from.
+    affine and deformation, with the steps that the network took, and where the deformation comes from.
 
     What was optimised is kept only if they fit better for it. A network's prediction that is asked for alone stays what it
     is: a network may have learned from labels.
@@ -178,7 +178,7 @@ def _deform(
 
     (unaligned, seen), (moving, weight) = brought(None), brought(matrix)
     said = None if network is None else network.say(pair, matrix, settings.anatomy > 0)
-    initial, structures = (None, None) if said is None else said
+    initial, structures, steps = (None, None, 0) if said is None else said
     none = torch.zeros(1, len(shape), *shape, device=device)
     fields, how = (none, none), NONE
     if settings.iterations > 0:
@@ -206,7 +206,10 @@ def _deform(
         if predicted is not None and cost(predicted[0]) < cost(none):
             fields, how = predicted, BACK_TO_PREDICTED
     before = image_cost(settings.similarity, unaligned, pair.fixed, seen)
-    fit = {"similarity": {"initial": before, "affine": image(none), "final": image(fields[0])}}
+    fit: dict[str, Any] = {
+        "steps": steps,
+        "similarity": {"initial": before, "affine": image(none), "final": image(fields[0])},
+    }
     if structures is not None:
         fit["structures"] = {"affine": 1 - apart(none), "final": 1 - apart(fields[0])}
     return *fields, fit, how

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
-from nnunet_synthtumour.align_reference import background_value
 from nnunet_synthtumour.registration.affine_alignment import background_of
+
+BORDER, SOLID = 0.5, 0.5
+
+
+def background_value(image: sitk.Image) -> float:
+    """What lies outside of the field of view: the constant around the image if it has one, else its darkest value."""
+    found = background_of(image)
+    return float(sitk.GetArrayViewFromImage(image).min()) if found is None else found
+
+
+def surrounded(array: np.ndarray, background: float | None) -> np.ndarray | None:
+    """Where an image is, if it is stripped or padded: True but for the `background` around it, which covers most of its
+    border and is solid; None for any other. The same value inside, as of clipped air in lungs, is image, and so is noise.
+    """
+    if background is None:
+        return None
+    same = array == background
+    faces = np.concatenate([same.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)])
+    if faces.mean() < BORDER:
+        return None
+    parts, _ = ndimage.label(same)
+    of_border = np.unique(np.concatenate([parts.take(e, a).ravel() for a in range(array.ndim) for e in (0, -1)]))
+    around = np.isin(parts, of_border[of_border > 0])
+    solid = ndimage.binary_erosion(around, border_value=1).sum()
+    return ~around if solid >= SOLID * around.sum() else None
 
 
 def resampled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform) -> sitk.Image:
@@ -19,26 +42,24 @@ def resampled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform) ->
     background is background, and only what is not is averaged elsewhere: sum w m v / sum w m, m being 1 off the background.
     """
     outside = background_value(image)
-    if background_of(image) is None:
-        return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside)
     array = sitk.GetArrayFromImage(image)
-    inside = _like(image, (array != outside).astype(np.float32))
-    above = _like(image, np.asarray(array, dtype=np.float64) - outside)
-    share, total = (_array(sitk.Resample(one, grid, transform, sitk.sitkLinear, 0.0)) for one in (inside, above))
-    kept = _array(sitk.Resample(inside, grid, transform, sitk.sitkNearestNeighbor, 0.0)) > 0
-    found = np.where(kept, outside + total / np.maximum(share, 0.1), outside)  # of the nearest of eight, at least 1/8
+    there = surrounded(array, background_of(image))
+    if there is None:
+        return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside)
+    mask = _like(image, there.astype(np.float64))
+    values = _like(image, np.where(there, array, 0).astype(np.float64))
+    share, total = (
+        sitk.GetArrayFromImage(sitk.Resample(one, grid, transform, sitk.sitkLinear, 0.0)) for one in (mask, values)
+    )
+    kept = sitk.GetArrayFromImage(sitk.Resample(mask, grid, transform, sitk.sitkNearestNeighbor, 0.0)) > 0
+    mean = total / np.maximum(share, 0.1)  # the nearest of the eight that are averaged has at least an eighth
     if np.issubdtype(array.dtype, np.integer):
-        found = np.rint(found)
-    result = sitk.GetImageFromArray(found.astype(array.dtype))
-    result.CopyInformation(grid)
-    return result
+        mean = np.rint(mean)
+    result = _like(grid, np.where(kept, mean, 0).astype(array.dtype))
+    return sitk.Mask(result, _like(grid, kept.astype(np.uint8)), outside)
 
 
 def _like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
     new = sitk.GetImageFromArray(array)
     new.CopyInformation(image)
     return new
-
-
-def _array(image: sitk.Image) -> Any:
-    return sitk.GetArrayFromImage(image)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from torch import Tensor, nn
 
+from nnunet_synthtumour.registration.anatomy import there_in_both
 from nnunet_synthtumour.registration.fields import resize, warp
 from nnunet_synthtumour.registration.similarity import lncc_loss
 from nnunet_synthtumour.registration.strides import total_stride
@@ -26,7 +27,7 @@ from nnunet_synthtumour.registration.velocity import (
     limit_velocity,
 )
 
-KEPT = 0.5
+KEPT, LITTLE = 0.5, 0.01
 
 
 def on_image(velocity: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
@@ -144,13 +145,39 @@ class RegistrationUNet(nn.Module):
         self, moving: Tensor, fixed: Tensor, forward: Callable[..., Any] | None = None, to_structures: bool = True
     ) -> Tensor:
         """The velocity after all passes and steps, for use, not for training; `forward` is what stands in for the network
-        itself (compiled, for one). Not `to_structures`: the passes alone, which what the guide finds does not pull at.
+        itself (compiled, for one). Not `to_structures`: the passes alone; they see what the guide finds, nothing pulls at
+        it.
 
         What a pass adds is added to the velocity: one flow stays one flow, with its exact inverse, and within its limits.
         exp(v) exp(w) is exp(v + w) up to half of their commutator, which is as small as what a second pass finds.
         """
-        forward = self if forward is None else forward  # a compiled network has no truth value
         found = self.found_in(moving, fixed)
+        looks = self.looked(moving, fixed, found, forward)
+        return self.drawn(looks, moving, fixed, found)[0] if to_structures else looks
+
+    @torch.no_grad()
+    def drawn(
+        self, velocity: Tensor, moving: Tensor, fixed: Tensor, found: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """The velocity after all steps towards what was `found`, and of which pairs (B) they were kept."""
+        shape, none = moving.shape[2:], torch.zeros(len(moving), dtype=torch.bool, device=moving.device)
+        if found is None or not self.structure_steps:
+            return velocity, none
+        stride, extent = self.stride_of(velocity, shape), self._extent(velocity, shape)
+        drawn = drawn_together(velocity, found, stride, extent, self.structure_steps, self.limits)
+        kept = self._still_alike(moving, fixed, velocity, drawn) & there_in_both(found).any(1)
+        return torch.where(kept.reshape(-1, *[1] * (moving.ndim - 1)), drawn, velocity), kept
+
+    @torch.no_grad()
+    def looked(
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        found: tuple[Tensor, Tensor] | None,
+        forward: Callable[..., Any] | None = None,
+    ) -> Tensor:
+        """The velocity after all passes, with what was `found` in both images."""
+        forward = self if forward is None else forward  # a compiled network has no truth value
         velocity, shape = finest(forward(moving, fixed, *(() if found is None else (found,)))), moving.shape[2:]
         for _ in range(self.passes - 1):
             u = self.displacement(velocity, shape)
@@ -158,16 +185,13 @@ class RegistrationUNet(nn.Module):
             now = () if found is None else ((warp(found[0], u), found[1]),)
             more = finest(forward(warp(moving, u), fixed, *now))
             velocity = added(velocity, more, self._extent(velocity, shape), **self.limits)
-        if found is None or not to_structures or not self.structure_steps:
-            return velocity
-        stride, extent = self.stride_of(velocity, shape), self._extent(velocity, shape)
-        drawn = drawn_together(velocity, found, stride, extent, self.structure_steps, self.limits)
-        return torch.where(self._still_alike(moving, fixed, velocity, drawn), drawn, velocity)
+        return velocity
 
     def _still_alike(self, moving: Tensor, fixed: Tensor, looks: Tensor, drawn: Tensor) -> Tensor:
-        """(B, 1, ...): whether steps from `looks` to `drawn` leave half of what the looks have made of images' likeness.
+        """(B): whether steps from `looks` to `drawn` leave half of what the looks have made of images' likeness.
 
-        A guide that is right costs a tenth of it, or nothing; one that is wrong undoes it.
+        A guide that is right costs a tenth of it, or nothing; one that is wrong undoes it. Where looks have made little of
+        it, a loss that is as little says nothing.
         """
         shape = moving.shape[2:]
         fields = [None, *(self.displacement(velocity, shape) for velocity in (looks, drawn))]
@@ -175,8 +199,7 @@ class RegistrationUNet(nn.Module):
             torch.stack([lncc_loss(m[None], f[None]) for m, f in zip(image, fixed, strict=True)])
             for image in (moving if u is None else warp(moving, u) for u in fields)
         )
-        alike = after <= looked + KEPT * (before - looked).clamp(min=0)
-        return alike.reshape(-1, *[1] * (moving.ndim - 1))
+        return after <= looked + (KEPT * (before - looked)).clamp(min=LITTLE)
 
     def found_in(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor] | None:
         """What the guide says about both images, once it speaks."""

@@ -13,7 +13,7 @@ from nnunet_synthtumour.registration.fields import exponentiate, jacobian, warp
 from nnunet_synthtumour.registration.velocity import added
 from nnunet_synthtumour.registration.windows import gaussian_smooth
 
-LENGTH, FLAT = 2.0, 1e-3
+LENGTH, FLAT, SHORTENED = 2.0, 1e-3, 4
 
 
 @torch.no_grad()
@@ -51,9 +51,10 @@ def _not_too_steep(velocity: Tensor, step: Tensor, max_gradient: float) -> Tenso
     `added` would make the whole velocity smaller for one steep place, with all that was found far from it.
     """
     pool = F.max_pool3d if velocity.ndim == 5 else F.max_pool2d
-    share = -pool(-_share(velocity, step, max_gradient), 3, 1, 1)
-    step = step * gaussian_smooth(share, 1.0)
-    return step * _share(velocity, step, max_gradient).amin(tuple(range(1, step.ndim)), keepdim=True)
+    for _ in range(SHORTENED):  # what is shorter in one place may be steeper beside it
+        share = -pool(-_share(velocity, step, max_gradient), 5, 1, 2)
+        step = step * gaussian_smooth(share, 1.0)
+    return step
 
 
 def _share(velocity: Tensor, step: Tensor, max_gradient: float) -> Tensor:

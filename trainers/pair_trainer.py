@@ -220,16 +220,20 @@ class PairTrainer(AveragingTrainer):
         save_model(Path(self.output_folder), self.registration.architecture, self.registration.bare)
 
     def _write_how_it_registers(self, folder: Path) -> None:
-        """Looks and steps that the settings ask for now, as validation has taken them; the weights stay as they are."""
+        """Looks and steps that the settings ask for now, as validation has taken them; the weights stay those of the end."""
         assert self.registration is not None
         how = ("passes", "structure_steps")
-        network, stored = load_model(folder)
-        wanted = self.registration.architecture.options
-        options = {key: value for key, value in stored.options.items() if key not in how}
-        options |= {key: wanted[key] for key in how if key in wanted}
-        if options != stored.options:
-            self.print_to_log_file(f"{folder / FILE_NAME} registers with {options} from now on, as the settings say")
+        wanted = {key: value for key, value in self.registration.architecture.options.items() if key in how}
+        try:
+            network, stored = load_model(folder)
+            options = {key: value for key, value in stored.options.items() if key not in how} | wanted
+            if options == stored.options or network.guide is None:
+                return
             save_model(folder, dataclasses.replace(stored, options=options), network)
+        except (ValueError, OSError) as error:  # validation is done: nothing of it may be lost now
+            self.print_to_log_file(f"WARNING: {folder / FILE_NAME} stays as it is: {error}")
+        else:
+            self.print_to_log_file(f"{folder / FILE_NAME} registers with {wanted} from now on, as the settings say")
 
     def on_train_end(self) -> None:
         super().on_train_end()

@@ -25,7 +25,7 @@ MEASURES = (
     "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
 )  # fmt: skip
 LOOKS = (
-    "dice_looks"  # without the steps towards structures that are found, which flatter where the guide knows the labels
+    "dice_looks"  # without steps towards what is found: those flatter where the guide has learnt from the very labels
 )
 REFINED = ("dice_refined", "folds_percent_refined")  # of `FITTED` pairs with labels, at the end
 HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (

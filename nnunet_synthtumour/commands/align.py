@@ -53,6 +53,11 @@ def run(args: argparse.Namespace) -> None:
     )
     kept = f", {done.kept} kept from an earlier run" if done.kept else ""
     print(f"{done.folder}: {done.cases} cases aligned to {done.reference}{kept}")
+    if done.older:
+        print(
+            f"{done.older} of them an earlier version had aligned, which left a rim around stripped images: they were done "
+            "anew; preprocess and train again."
+        )
     if done.own_settings:
         print(f"It keeps settings of its own, other than the source's: {', '.join(done.own_settings)}.")
     if done.test_images:

@@ -51,6 +51,25 @@ def test_finished_cases_are_kept_and_vanished_ones_forgotten(
     assert unchanged.stat().st_mtime_ns == times[unchanged]
 
 
+def test_what_an_earlier_version_aligned_is_done_anew(
+    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_source(nnunet_folders["nnUNet_raw"].parent)
+    target = source.with_name(TARGET)
+    assert align("--reference", "c0") == 0
+    assert "earlier version" not in capsys.readouterr().out
+    record = target / "cases" / "c1.json"
+    content = read(record)
+    content["files"] = content["files"][1:]  # as the first version wrote it
+    record.write_text(json.dumps(content), encoding="utf-8")
+    times = {case: (target / "imagesTr" / f"{case}_0000.nii.gz").stat().st_mtime_ns for case in ("c1", "c2")}
+    assert align("--reference", "c0") == 0
+    said = capsys.readouterr().out
+    assert "3 kept" in said and "1 of them an earlier version had aligned" in said and "train again" in said
+    anew = {case: (target / "imagesTr" / f"{case}_0000.nii.gz").stat().st_mtime_ns for case in ("c1", "c2")}
+    assert anew["c1"] > times["c1"] and anew["c2"] == times["c2"]
+
+
 def test_settings_of_the_aligned_data_set_are_its_own(
     nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

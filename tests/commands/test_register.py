@@ -207,7 +207,7 @@ def test_what_the_optimiser_spoils_is_the_networks_or_nothing(tmp_path, monkeypa
 
     spoiled = Deformation(all_moved(-6.0), all_moved(-6.0), all_moved(6.0), ())
     monkeypatch.setattr(pair_registration, "optimise", lambda *_, **__: spoiled)
-    network = SimpleNamespace(say=lambda *_: Said(all_moved(shift), None), about=lambda *_: {})
+    network = SimpleNamespace(say=lambda *_: Said(all_moved(shift), None), network=SimpleNamespace(passes=1))
     monkeypatch.setattr(pair_registration, "network_for", lambda *_: network)
     both = ["-f", str(tmp_path / "a.nii.gz"), "-m", str(tmp_path / "b.nii.gz"), "--similarity", "mse"]
     assert main(["register", *both, "-o", str(tmp_path), "--affine", "none", "--model", "any"]) == 0
@@ -228,7 +228,7 @@ def test_structures_that_a_model_finds_are_brought_together(tmp_path, monkeypatc
         sitk.WriteImage(sitk.GetImageFromArray(block.astype(np.uint8)), str(tmp_path / f"{name}_seg.nii.gz"))
         found.append(torch.from_numpy(np.stack([1 - block, block]))[None])
     still = torch.zeros(1, 3, 20, 20, 20)
-    network = SimpleNamespace(say=lambda *_: Said(still, (found[0], found[1])), about=lambda *_: {})
+    network = SimpleNamespace(say=lambda *_: Said(still, (found[0], found[1])), network=SimpleNamespace(passes=1))
     monkeypatch.setattr(pair_registration, "network_for", lambda *_: network)
     files = {f"{name}{end}": str(tmp_path / f"{name}{end}.nii.gz") for name in "ab" for end in ("", "_seg")}
     command = ["register", "-f", files["a"], "-m", files["b"], "--affine", "none", "--model", "any",

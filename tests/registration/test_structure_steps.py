@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from nnunet_synthtumour.registration import networks
 from nnunet_synthtumour.registration.anatomy import soft_dice_loss, there_in_both
 from nnunet_synthtumour.registration.fields import jacobian_determinant, warp
 from nnunet_synthtumour.registration.networks import RegistrationUNet
@@ -74,6 +75,16 @@ def test_what_was_found_far_from_a_structure_stays(stride: int) -> None:
     after = _drawn(found, 16, stride, begin)[0]
     assert (after - begin)[..., 19:, 19:, 19:].abs().max() < 0.02
     assert (after - begin)[..., 4:12, 4:12, 4:12].abs().max() > 0.5
+
+
+def test_a_structure_goes_on_where_another_is_at_the_limit() -> None:
+    shape = (40, 40, 40)
+    alone = _found(shape, (0.7, 0.12)), _found(shape, (0.77, 0.12))
+    beside = _found(shape, (0.7, 0.12), (0.2, 0.12)), _found(shape, (0.77, 0.12), (0.14, 0.03))
+    velocities = [_drawn(found, 12, 1)[0][..., 24:, 24:, 24:] for found in (alone, beside)]
+    assert (velocities[0] - velocities[1]).abs().max() < 0.1 * velocities[0].abs().max()
+    forward = _drawn(beside, 12, 1)[1]
+    assert soft_dice_loss(*(one[:, :2] for one in (warp(beside[0], forward), beside[1]))) < 0.03
 
 
 def test_no_steps_leave_the_velocity() -> None:
@@ -153,6 +164,20 @@ def test_steps_that_undo_what_the_looks_have_made_alike_are_taken_back(monkeypat
     said |= {id_of(right[0][:1]): ball, id_of(right[1][:1]): other}
     pulled, looks = network.predict(*right), network.predict(*right, to_structures=False)
     assert not torch.equal(pulled[0], looks[0]) and torch.equal(pulled[1], looks[1])
+
+
+@pytest.mark.parametrize(("before", "looked", "after", "kept"), [
+    (0.7, 0.5, 0.55, True), (0.7, 0.5, 0.62, False), (0.5, 0.499, 0.505, True), (0.5, 0.6, 0.605, True),
+    (0.5, 0.6, 0.63, False),
+])  # fmt: skip
+def test_half_of_the_likeness_must_be_kept_or_all_but_a_little(
+    monkeypatch: pytest.MonkeyPatch, before: float, looked: float, after: float, kept: bool
+) -> None:
+    costs = iter([before, looked, after])
+    monkeypatch.setattr(networks, "lncc_loss", lambda *_: torch.tensor(next(costs)))
+    network = RegistrationUNet.from_plans(*architecture()).eval()
+    still = torch.zeros(1, 3, 12, 12, 12)
+    assert network._still_alike(*torch.zeros(2, 1, 1, 24, 24, 24), still, still).tolist() == [kept]
 
 
 def id_of(image: Tensor) -> float:
