@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from nnunet_synthtumour.registration.affine_alignment import background_of
+from nnunet_synthtumour.registration.affine_alignment import background_of, faces_of
 
 BORDER, SOLID = 0.5, 0.5
 
@@ -24,14 +24,11 @@ def surrounded(array: np.ndarray, background: float | None) -> np.ndarray | None
     if background is None:
         return None
     same = array == background
-    faces = np.concatenate([same.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)])
-    if faces.mean() < BORDER:
+    if faces_of(same).mean() < BORDER:
         return None
-    parts, _ = ndimage.label(same)
-    of_border = np.unique(np.concatenate([parts.take(e, a).ravel() for a in range(array.ndim) for e in (0, -1)]))
-    around = np.isin(parts, of_border[of_border > 0])
-    solid = ndimage.binary_erosion(around, border_value=1).sum()
-    return ~around if solid >= SOLID * around.sum() else None
+    there = np.asarray(ndimage.binary_fill_holes(~same))
+    solid = ndimage.binary_erosion(~there, border_value=1).sum()
+    return there if solid >= SOLID * (~there).sum() else None
 
 
 def resampled(image: sitk.Image, grid: sitk.Image, transform: sitk.Transform) -> sitk.Image:

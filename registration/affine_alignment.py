@@ -97,11 +97,15 @@ def similarity_after(
     return _similarity(_levels(fixed, moving)[-1], transform, cross_modality)
 
 
+def faces_of(array: np.ndarray) -> np.ndarray:
+    """The values on an array's border, edges several times."""
+    return np.concatenate([array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)])
+
+
 def background_of(image: sitk.Image) -> float | None:
     """The value around a stripped or padded image: the commonest on its border, if a tenth of all voxels has it."""
     array = sitk.GetArrayViewFromImage(image)
-    faces = [array.take(end, axis).ravel() for axis in range(array.ndim) for end in (0, -1)]
-    values, counts = np.unique(np.concatenate(faces), return_counts=True)
+    values, counts = np.unique(faces_of(array), return_counts=True)
     value = values[counts.argmax()]
     return float(value) if (array == value).mean() > 0.1 else None
 

@@ -176,11 +176,11 @@ class _Cost:
         found: tuple[Tensor, Tensor] | None,
     ) -> None:
         self.settings, self.shape = settings, shape
-        self.moving, self.fixed = _shrunk(moving, shape), _shrunk(fixed, shape)
-        self.weight = None if weight is None else _shrunk(weight.float(), shape)
+        self.moving, self.fixed = shrunk(moving, shape), shrunk(fixed, shape)
+        self.weight = None if weight is None else shrunk(weight.float(), shape)
         self.found = None
         if found is not None and settings.anatomy:
-            self.found = _shrunk(found[0].float(), shape), _shrunk(found[1].float(), shape)
+            self.found = shrunk(found[0].float(), shape), shrunk(found[1].float(), shape)
         if settings.similarity == "mind":
             # the descriptors are warped, not the images: many times cheaper, and the same up to local rotations
             self.moving, self.fixed = _descriptors(self.moving), _descriptors(self.fixed)
@@ -224,7 +224,8 @@ def _limited(raw: Tensor, settings: InstanceSettings) -> Tensor:
     )
 
 
-def _shrunk(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+def shrunk(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The means over the voxels of a coarser grid of the same extent."""
     if tuple(image.shape[2:]) == shape:
         return image
     pool: Any = F.adaptive_avg_pool3d if len(shape) == 3 else F.adaptive_avg_pool2d

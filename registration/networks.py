@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from dynamic_network_architectures.building_blocks.helper import convert_conv_op_to_dim
 from torch import Tensor, nn
 
 from nnunet_synthtumour.registration.anatomy import there_in_both
 from nnunet_synthtumour.registration.fields import resize, warp
 from nnunet_synthtumour.registration.similarity import lncc_loss
-from nnunet_synthtumour.registration.strides import total_stride
+from nnunet_synthtumour.registration.strides import padded_to, total_stride
 from nnunet_synthtumour.registration.structure_guide import StructureGuide
 from nnunet_synthtumour.registration.structure_steps import drawn_together
 from nnunet_synthtumour.registration.velocity import (
@@ -218,11 +217,7 @@ class RegistrationUNet(nn.Module):
         if self.guide is not None:
             seen = [self.guide.foreground(image) for image in pair] if found is None else [f[:, 1:] for f in found]
             pair = [moving, seen[0].to(moving.dtype), fixed, seen[1].to(fixed.dtype)]
-        both = torch.cat(pair, dim=1)
-        missing = [padded - size for padded, size in zip(self._padded_shape(shape), shape, strict=True)]
-        if not any(missing):
-            return both
-        return F.pad(both, [amount for size in reversed(missing) for amount in (0, size)], mode="replicate")
+        return padded_to(torch.cat(pair, dim=1), self._padded_shape(shape))
 
     def _padded_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(-(-size // stride) * stride for size, stride in zip(shape, self.total_stride, strict=True))

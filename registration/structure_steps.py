@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nnunet_synthtumour.registration.anatomy import there_in_both
 from nnunet_synthtumour.registration.fields import exponentiate, jacobian, warp
+from nnunet_synthtumour.registration.instance import shrunk
+from nnunet_synthtumour.registration.strides import padded_to
 from nnunet_synthtumour.registration.velocity import added
 from nnunet_synthtumour.registration.windows import gaussian_smooth
 
@@ -37,7 +39,9 @@ def drawn_together(
     if not steps:
         return velocity
     counts = there_in_both(found)[(..., *[None] * (velocity.ndim - 2))]
-    p, q = (_pooled(one[:, 1:], velocity.shape[2:], stride) * counts for one in found)
+    grid = tuple(velocity.shape[2:])
+    covered = [size * along for size, along in zip(grid, stride, strict=True)]  # the image, and what it is padded with
+    p, q = (shrunk(padded_to(one[:, 1:].float(), covered), grid) * counts for one in found)
     for _ in range(steps):
         force = _demons(warp(p, exponentiate(velocity)), q)
         step = LENGTH * gaussian_smooth(force, limits["smoothing"])
@@ -72,13 +76,3 @@ def _demons(p: Tensor, q: Tensor) -> Tensor:
     norm = d.square().sum(1, keepdim=True) + sum(g.square().sum(1, keepdim=True) for g in slopes.values())
     along = [(d * slopes[a]).sum(1, keepdim=True) if a in slopes else torch.zeros_like(norm) for a in range(2, p.ndim)]
     return torch.cat(along, 1) * (norm > FLAT) / norm.clamp(min=FLAT)
-
-
-def _pooled(image: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """On the grid of a velocity that covers the image and what it is padded with, the edge upon itself."""
-    covered = [size * along for size, along in zip(shape, stride, strict=True)]
-    missing = [c - n for c, n in zip(covered, image.shape[2:], strict=True)]
-    if any(missing):
-        image = F.pad(image, [amount for m in reversed(missing) for amount in (0, m)], mode="replicate")
-    pool = F.avg_pool3d if len(stride) == 3 else F.avg_pool2d
-    return pool(image.float(), tuple(stride))

@@ -252,11 +252,8 @@ class DeepAtlasTrainer(PairTrainer):
     def found_in(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor] | None:
         """What the guide, if it speaks, says about both images."""
         assert self.registration is not None
-        guide = self.registration.guide
-        if guide is None:
-            return None
         with self.precision():
-            return guide(moving), guide(fixed)
+            return self.registration.found_in(moving, fixed)
 
     def stand_in(self, side: dict[str, Any], found: Tensor | None) -> Tensor | None:
         """Probabilities that stand in for manual labels, (B, classes, X, Y, Z), where images have none: the guide's, if

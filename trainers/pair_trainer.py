@@ -227,7 +227,7 @@ class PairTrainer(AveragingTrainer):
         try:
             network, stored = load_model(folder)
             options = {key: value for key, value in stored.options.items() if key not in how} | wanted
-            if options == stored.options or network.guide is None:
+            if options == stored.options:
                 return
             save_model(folder, dataclasses.replace(stored, options=options), network)
         except (ValueError, OSError) as error:  # validation is done: nothing of it may be lost now

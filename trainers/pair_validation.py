@@ -24,9 +24,8 @@ EVERY_EPOCH, AT_THE_END, FITTED = 6, 60, 10
 MEASURES = (
     "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
 )  # fmt: skip
-LOOKS = (
-    "dice_looks"  # without steps towards what is found: those flatter where the guide has learnt from the very labels
-)
+# without steps towards what is found: those flatter where the guide has learnt from the very labels
+LOOKS = "dice_looks"
 REFINED = ("dice_refined", "folds_percent_refined")  # of `FITTED` pairs with labels, at the end
 HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (
     "both held out",
@@ -76,8 +75,8 @@ def refined(
 ) -> Deformation:
     """What `synthtumour register --model`, with the similarity of training, makes of a pair that lies on its grid: the
     network's velocity, fitted to the images and, with the weight of `anatomy`, to structures that the guide finds in both."""
-    guide = learner.guide
-    found = None if guide is None else in_both((guide(moving), guide(fixed)))
+    seen = learner.found_in(moving, fixed)
+    found = None if seen is None else in_both(seen)
     settings = InstanceSettings(similarity=cast(Similarity, learner.settings.similarity), anatomy=anatomy)
     initial = learner.velocity(moving, fixed, to_structures=anatomy > 0)
     with torch.enable_grad():  # nnU-Net validates without

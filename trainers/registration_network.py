@@ -130,6 +130,10 @@ class RegistrationLearner:
         self.network.train()
         return on_image(velocity, fixed.shape[2:], self._net.total_stride)
 
+    def found_in(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the guide, if it speaks, says about both images."""
+        return self._net.found_in(moving, fixed)
+
     @property
     def guide(self) -> StructureGuide | None:
         """What tells the network where structures lie, once it has something to say."""

@@ -33,6 +33,9 @@ class _Still:
     passes, structure_steps = 2, 8
     guide: Any = None
 
+    def found_in(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        return None if self.guide is None else (self.guide(moving), self.guide(fixed))
+
     def velocity(self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True) -> torch.Tensor:
         return torch.zeros(1, 3, *SHAPE)
 
