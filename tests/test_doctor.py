@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,16 @@ from nnunet_synthtumour import doctor
 from nnunet_synthtumour.cli import main
 
 
+def _disk_with(free_gb: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is free on the disk that the tests run on is nobody's business."""
+    usage = shutil.disk_usage("/")._replace(free=int(free_gb * 1e9))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+
+
 def test_all_is_well_where_nnunet_finds_everything(
-    nnunet_folders: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    _disk_with(doctor.LEAST_FREE_GB, monkeypatch)
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "[pass] trainer SynthTumourTrainer" in shown
@@ -38,11 +46,13 @@ def test_a_missing_folder_fails_with_a_remedy(
     assert lines[at + 1].lstrip().startswith("->")
 
 
-def test_too_little_space_fails(nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LEAST_FREE_GB", 1e9)
-    finding = doctor._folder("nnUNet_raw")
-    assert not finding.passed
-    assert "free some space" in finding.remedy
+def test_too_little_space_fails(
+    nnunet_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _disk_with(doctor.LEAST_FREE_GB - 0.01, monkeypatch)
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert shown.count("[FAIL]") == shown.count("free some space") == 3
 
 
 def test_a_trainer_that_cannot_be_imported_fails(monkeypatch: pytest.MonkeyPatch) -> None:
