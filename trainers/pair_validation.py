@@ -25,7 +25,7 @@ MEASURES = (
     "dice_before", "dice_after", "folds_percent", "sd_log_jacobian", "image_cost_before", "image_cost_after",
 )  # fmt: skip
 # without steps towards what is found: those flatter where the guide has learnt from the very labels
-LOOKS = "dice_looks"
+LOOKS, KEPT = "dice_looks", "steps_kept"
 REFINED = ("dice_refined", "folds_percent_refined")  # of `FITTED` pairs with labels, at the end
 HELD_OUT, WITH_TRAINING, TRAINING, WITHOUT_LABELS = (
     "both held out",
@@ -106,8 +106,8 @@ class PairValidation:
         rows: list[dict[str, Any]] = []
         for pair in tqdm(self.pairs[:AT_THE_END], desc="Registration", unit="pair", disable=len(self.pairs) < 2):
             row, _, labels = self._register(learner, device, pair)
-            if labels and learner.guide is not None and learner.structure_steps:
-                row[LOOKS] = self._looks(learner, device, pair)
+            if learner.guide is not None and learner.structure_steps:
+                row |= self._looks(learner, device, pair, labels is not None)
             if labels and len(rows) < FITTED:
                 row |= self._refined(learner, device, pair)
             rows.append({"moving": pair[0], "fixed": pair[1], **row, "labels": _per_label(labels, spacing)})
@@ -146,10 +146,13 @@ class PairValidation:
         labels = self._labels(pair, u)
         return dict(zip(REFINED, (labels.dice(labels.warped), folds_percent(u)), strict=True))
 
-    def _looks(self, learner: RegistrationLearner, device: torch.device, pair: tuple[str, str]) -> float:
+    def _looks(
+        self, learner: RegistrationLearner, device: torch.device, pair: tuple[str, str], labelled: bool
+    ) -> dict[str, Any]:
         one, other = (self.cases[case].match()[None].to(device) for case in pair)
-        labels = self._labels(pair, learner.register(one, other, to_structures=False)[0])
-        return labels.dice(labels.warped)
+        u, kept = learner.looks(one, other)
+        labels = self._labels(pair, u) if labelled else None
+        return {KEPT: kept} | ({LOOKS: labels.dice(labels.warped)} if labels else {})
 
     def _labels(self, pair: tuple[str, str], forward: Tensor) -> Labels:
         moving, fixed = (self.cases[case].seg.clamp(min=0) for case in pair)  # outside of the image is background
@@ -178,6 +181,8 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     means: dict[str, Any] = {key: _mean([row[key] for row in rows]) for key in MEASURES}
     if any(LOOKS in row for row in rows):
         means[LOOKS] = _mean([row[LOOKS] for row in rows if LOOKS in row])
+    if any(KEPT in row for row in rows):
+        means[KEPT] = _mean([float(row[KEPT]) for row in rows if KEPT in row])
     of_label: dict[str, list[dict[str, float]]] = {}
     for row in rows:
         for label, values in row["labels"].items():

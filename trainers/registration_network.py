@@ -123,6 +123,15 @@ class RegistrationLearner:
         self.network.train()
         return both
 
+    def looks(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, bool]:
+        """What `register` makes of one pair before its steps towards structures, and whether these are kept."""
+        self.network.eval()
+        found = self._net.found_in(moving, fixed)
+        looked = self._net.looked(moving, fixed, found, self._alone)
+        _, kept = self._net.drawn(looked, moving, fixed, found)
+        self.network.train()
+        return self._net.displacement(looked, moving.shape[2:]), bool(kept.all())
+
     def velocity(self, moving: Tensor, fixed: Tensor, to_structures: bool = True) -> Tensor:
         """The finest velocity, for use, not for training; on the grid of the images."""
         self.network.eval()

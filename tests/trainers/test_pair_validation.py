@@ -101,6 +101,9 @@ def test_the_end_also_says_what_fitting_a_pair_to_found_structures_gives(tmp_pat
         def guide(image: torch.Tensor) -> torch.Tensor:
             return one_hot(whole[float(image.sum())][None], 2)
 
+        def looks(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, bool]:
+            return self.register(moving, fixed)[0], False
+
     pairs = ValidationPairs("some", [("a", "b"), ("b", "a")])
     PairValidation(cases, pairs, ["a", "b"], IGNORE).write(Guided(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
     found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["refined"]
@@ -135,19 +138,30 @@ class _Drawn(_Away):
     def guide(self, image: torch.Tensor) -> torch.Tensor:
         return torch.ones(1, 1, *SHAPE)
 
-    def register(
-        self, moving: torch.Tensor, fixed: torch.Tensor, to_structures: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return super().register(moving, fixed) if to_structures else _Still().register(moving, fixed)
+    def looks(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        return _Still().register(moving, fixed)[0], bool(moving.mean() > fixed.mean())
 
 
 def test_what_the_looks_alone_make_of_a_pair_is_told(tmp_path: Path) -> None:
-    cases = {name: _whole({1: slice(1, 4)}) for name in "ab"}
+    cases = {name: _whole({1: slice(1, length)}) for name, length in (("a", 4), ("b", 6))}
+    cases["b"].seg.copy_(cases["a"].seg)
     validation = PairValidation(cases, validation_pairs(["a", "b"], ["a", "b"], []), ["a", "b"], IGNORE)
     validation.write(_Drawn(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
     found = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))
     assert found["mean"]["dice_after"] == 0 and found["mean"]["dice_looks"] == 1
     assert [row["dice_looks"] for row in found["per_pair"]] == [1, 1]
+    assert found["mean"]["steps_kept"] == 0.5 and sorted(row["steps_kept"] for row in found["per_pair"]) == [
+        False,
+        True,
+    ]
+
+
+def test_without_two_labelled_images_it_is_told_how_often_steps_were_kept(tmp_path: Path) -> None:
+    cases = {name: _whole({1: slice(1, length)}) for name, length in (("a", 4), ("b", 6))}
+    validation = PairValidation(cases, validation_pairs(["a"], ["a"], ["b"]), ["a"], IGNORE)
+    validation.write(_Drawn(), torch.device("cpu"), tmp_path)  # type: ignore[arg-type]
+    means = json.loads((tmp_path / "registration.json").read_text(encoding="utf-8"))["mean"]
+    assert means["steps_kept"] == 0.5 and "dice_looks" not in means
 
 
 def test_without_two_labelled_images_the_images_are_compared(tmp_path: Path) -> None:

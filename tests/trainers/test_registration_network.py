@@ -71,3 +71,23 @@ def test_labels_that_teach_are_carried_by_the_looks_alone(toy: Path, monkeypatch
     learner.register(image, image)
     learner.velocity(image, image)
     assert taken == [8, 8]
+
+
+def test_looks_are_those_of_register_and_say_whether_steps_were_kept(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = {f"case_{i:03d}": "labelled" if i > 5 else "unlabelled" for i in range(8)}
+    trainer = make_trainer(toy, DeepAtlasTrainer, fold="all", roles=roles)
+    trainer.initialize()
+    learner = trainer.registration
+    learner.bare.guide.say(True)
+    one, other = torch.rand(2, 1, 1, 16, 16, 16)
+    found = torch.rand(2, 1, 2, 16, 16, 16).softmax(2)
+    monkeypatch.setattr(type(learner.bare), "found_in", lambda *_: tuple(found))
+    for alike in (True, False):
+        monkeypatch.setattr(type(learner.bare), "_still_alike", lambda *_, alike=alike: torch.tensor([alike]))
+        looks, kept = learner.looks(one, other)
+        assert kept is alike
+        assert torch.equal(looks, learner.register(one, other, to_structures=False)[0])
+        assert torch.equal(looks, learner.register(one, other)[0]) is not alike
+    assert learner.network.training
