@@ -3,10 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,58 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
 
 from nnunet_synthtumour import stages
 from nnunet_synthtumour.cli import main
 from nnunet_synthtumour.pipeline import Run
 from nnunet_synthtumour.run_recipe import RunOptions
 from nnunet_synthtumour.stages import RECORD, Stage
-from tests.test_report import check_page
-
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-# A junior of one iteration knows nothing: with these rules something is kept of whatever it says.
-SETTINGS = ("training.epochs=1", "training.iterations=1", "training.seed=1", "validation.patches=2",
-            "pseudolabels.lower=0.0", "pseudolabels.upper=0.02", "pseudolabels.min_ml=0.01",
-            "pseudolabels.min_confidence=0.0", "pseudolabels.rim_mm=0.0", "pseudolabels.max_host_share=1.0",
-            "pseudolabels.max_rim_share=1.0", "pseudolabels.max_doubt=1000",
-            "donors.smallest_ml=0.01")  # fmt: skip
-
-
-def _ball(seed: int, tumour: bool) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1.1, 1.1, n) for n in (22, 24, 20)], indexing="ij"))
-    radius = np.sqrt((grid**2).sum(0))
-    image = np.where(radius < 1, 100 + 40 * (radius < 0.7) + generator.normal(0, 6, radius.shape), 0)
-    lesion = np.sqrt(((grid - generator.uniform(-0.3, 0.3, (3, 1, 1, 1))) ** 2).sum(0)) < 0.3 * tumour
-    return np.where(lesion, image * 1.8, image).astype(np.float32), lesion.astype(np.uint8)
-
-
-def _write(array: np.ndarray, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing((3.0, 3.0, 3.0))
-    sitk.WriteImage(image, str(file))
-
-
-def _options(folder: Path) -> list[str]:
-    for i in range(4):
-        _write(_ball(i, False)[0], folder / "healthy" / f"healthy_{i}.nii.gz")
-        _write(_ball(10 + i, True)[0], folder / "unlabelled" / f"patient_{i}.nii.gz")
-    for i in range(2):
-        image, label = _ball(20 + i, True)
-        _write(image, folder / "test" / f"new_{i}.nii.gz")
-        _write(label, folder / "truth" / f"new_{i}.nii.gz")
-    given = {"--healthy": "healthy", "--unlabelled": "unlabelled", "--test": "test", "--test-labels": "truth"}
-    words = [word for option, name in given.items() for word in (option, str(folder / name))]
-    return [*words, "-d", "301", "-n", "Run", "-o", str(folder / "out"), "-device", "cpu", "-np", "1", "-pl", "TinyPlanner",
-            *(word for text in SETTINGS for word in ("--set", text))]  # fmt: skip
-
-
-def _record(out: Path) -> dict[str, Any]:
-    return json.loads((out / RECORD).read_text(encoding="utf-8"))["stages"] if (out / RECORD).exists() else {}
+from tests.small_run import FOLDERS, SETTINGS, ball_of, options_of, record_of, write_image
 
 
 @pytest.mark.parametrize(
@@ -100,7 +52,7 @@ def test_trainings_on_a_cpu_keep_their_memory(
 
 
 def test_dry_run_prints_commands_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", *_options(tmp_path), "--rounds", "2", "--dry-run"]) == 0
+    assert main(["run", *options_of(tmp_path), "--rounds", "2", "--dry-run"]) == 0
     printed = capsys.readouterr().out
     for command in ("nnUNetv2_plan_and_preprocess -d 301", "nnUNetv2_train 301 3d_fullres 0 -tr SynthTumourTrainer",
                     "nnUNetv2_train 303 3d_fullres 0 -tr SynthTumourSeniorTrainer", "nnUNetv2_predict -d 303",
@@ -127,7 +79,7 @@ def test_what_a_user_may_get_wrong_is_one_sentence_before_anything_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], says: str
 ) -> None:
     for more in ((), ("--dry-run",)):
-        assert main(["run", *_options(tmp_path), *change, *more]) == 2
+        assert main(["run", *options_of(tmp_path), *change, *more]) == 2
         assert says in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
@@ -185,7 +137,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Faked:
 def test_what_follows_from_a_training_is_done_again_with_it_and_the_report_always(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, out = _options(tmp_path), tmp_path / "out"
+    options, out = options_of(tmp_path), tmp_path / "out"
     first = faked.again(*options)
     assert first[0] == "prepare" and first[-3:] == ["evaluate-junior", "evaluate-senior_1", "report"]
     assert faked.again(*options) == ["report"]
@@ -205,7 +157,7 @@ def test_progress_counts_no_round_that_is_not_made(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nnunet_synthtumour.pseudolabel_agreement.agreement", lambda *_: SimpleNamespace(mean=0.99))
-    faked.again(*_options(tmp_path), "--rounds", "2")
+    faked.again(*options_of(tmp_path), "--rounds", "2")
     printed = capsys.readouterr().out
     assert "[7/13] senior segments the patients" in printed
     assert "[8/12] junior segments the test images" in printed
@@ -215,7 +167,7 @@ def test_progress_counts_no_round_that_is_not_made(
 def test_test_images_that_are_trained_on_are_said_at_once(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, raw = _options(tmp_path), tmp_path / "out" / "nnUNet_raw" / "Dataset301_Run"
+    options, raw = options_of(tmp_path), tmp_path / "out" / "nnUNet_raw" / "Dataset301_Run"
     faked.again(*options)
     assert "test nothing" not in capsys.readouterr().out
     for sub in ("imagesTr", "imagesTs"):
@@ -228,7 +180,7 @@ def test_test_images_that_are_trained_on_are_said_at_once(
 def test_other_images_or_lesions_do_not_take_the_place_of_those_that_a_model_was_trained_on(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, out = _options(tmp_path), tmp_path / "out"
+    options, out = options_of(tmp_path), tmp_path / "out"
     faked.again(*options)
     shutil.rmtree(out / "nnUNet_raw" / "Dataset301_Run")
     assert main(["run", *options, "--preset", "stroke"]) == 2
@@ -237,7 +189,7 @@ def test_other_images_or_lesions_do_not_take_the_place_of_those_that_a_model_was
                                      "evaluate-senior_1", "report"]  # fmt: skip
     shutil.rmtree(out / "nnUNet_raw")
     shutil.rmtree(out / "nnUNet_preprocessed")
-    _write(_ball(98, False)[0], tmp_path / "healthy" / "healthy_9.nii.gz")
+    write_image(ball_of(98, False)[0], tmp_path / "healthy" / "healthy_9.nii.gz")
     assert main(["run", *options]) == 2
     assert "healthy has changed since stage 'raw data set" in capsys.readouterr().err
     shutil.rmtree(out / "nnUNet_results")
@@ -247,7 +199,7 @@ def test_other_images_or_lesions_do_not_take_the_place_of_those_that_a_model_was
 def test_a_senior_of_older_pseudo_labels_is_kept_and_said(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, out = _options(tmp_path), tmp_path / "out"
+    options, out = options_of(tmp_path), tmp_path / "out"
     faked.again(*options)
     assert faked.again(*options) == ["report"]
     assert "older pseudo-labels" not in capsys.readouterr().out
@@ -271,21 +223,21 @@ def test_a_senior_of_older_pseudo_labels_is_kept_and_said(
         checkpoint.unlink()
     assert "senior-1-fold-0" in faked.again(*options)
     assert "older pseudo-labels" not in capsys.readouterr().out
-    assert _record(out)["senior-1-fold-0"]["made_of"] == "another"
+    assert record_of(out)["senior-1-fold-0"]["made_of"] == "another"
 
 
 def test_rules_may_change_in_a_run_that_was_begun_and_the_junior_stays(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, file = _options(tmp_path), tmp_path / "out" / RECORD
+    options, file = options_of(tmp_path), tmp_path / "out" / RECORD
     faked.again(*options)
     assert not any(
-        "pseudolabels." in word or "donors." in word for word in _record(tmp_path / "out")["prepare"]["command"]
+        "pseudolabels." in word or "donors." in word for word in record_of(tmp_path / "out")["prepare"]["command"]
     )
     faked.digest = "another"
     other = [*options, "--set", "pseudolabels.max_doubt=3", "--set", "senior.epochs=7"]
     assert faked.again(*other) == ["pseudolabels-1", "report"]
-    assert _record(tmp_path / "out")["pseudolabels-1"]["command"].count("senior.epochs=7") == 1
+    assert record_of(tmp_path / "out")["pseudolabels-1"]["command"].count("senior.epochs=7") == 1
     capsys.readouterr()
     assert faked.again(*other) == ["report"]
     assert "senior, fold 0 was begun with older pseudo-labels" in capsys.readouterr().out
@@ -300,7 +252,7 @@ def test_rules_may_change_in_a_run_that_was_begun_and_the_junior_stays(
 
 
 def test_of_a_killed_prediction_as_many_files_are_dropped_as_it_had_processes(tmp_path: Path, faked: Faked) -> None:
-    options = _options(tmp_path)
+    options = options_of(tmp_path)
     faked.again(*options, "-np", "3")
     (tmp_path / "out" / "predictions" / "junior" / "dataset.json").unlink()
     assert "predict-junior" in faked.again(*options, "-np", "1")
@@ -308,9 +260,9 @@ def test_of_a_killed_prediction_as_many_files_are_dropped_as_it_had_processes(tm
 
 
 def test_the_planner_does_not_follow_the_device_once_there_are_plans(tmp_path: Path, faked: Faked) -> None:
-    options = [word for word in _options(tmp_path) if word not in ("-pl", "TinyPlanner")]
+    options = [word for word in options_of(tmp_path) if word not in ("-pl", "TinyPlanner")]
     faked.again(*options)
-    assert "SmallPlanner" in _record(tmp_path / "out")["plan"]["command"]
+    assert "SmallPlanner" in record_of(tmp_path / "out")["plan"]["command"]
     assert faked.again(*options, "-device", "mps") == ["report"]
 
 
@@ -323,7 +275,7 @@ def test_ct_is_planned_by_a_planner_that_knows_which_cases_are_unlabelled() -> N
 def test_folders_of_an_earlier_run_are_taken_and_others_refused(
     tmp_path: Path, faked: Faked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = _options(tmp_path)
+    options = options_of(tmp_path)
     for name in FOLDERS:
         monkeypatch.setenv(name, str(tmp_path / "exported" / name))
     faked.again(*options)
@@ -340,7 +292,7 @@ def test_folders_of_an_earlier_run_are_taken_and_others_refused(
 def test_nobody_elses_data_set_is_touched_after_a_failure_or_by_more_rounds(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, raw = _options(tmp_path), tmp_path / "out" / "nnUNet_raw"
+    options, raw = options_of(tmp_path), tmp_path / "out" / "nnUNet_raw"
     for name in ("Dataset303_Run", "Dataset400_Run"):
         (raw / name).mkdir(parents=True)
     faked.fails = "prepare"
@@ -358,7 +310,7 @@ def test_nobody_elses_data_set_is_touched_after_a_failure_or_by_more_rounds(
 def test_a_configuration_that_the_plans_lack_is_said_and_another_goes_on(
     tmp_path: Path, faked: Faked, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options, faked.configurations = _options(tmp_path), ("2d",)
+    options, faked.configurations = options_of(tmp_path), ("2d",)
     assert main(["run", *options]) == 2
     assert "has no configuration 3d_fullres, but 2d" in capsys.readouterr().err
     assert faked.ran == ["prepare", "plan"]
@@ -383,59 +335,14 @@ def test_a_preset_file_that_changed_is_noticed(
     parent.write_text('{"extends": "glioma"}', encoding="utf-8")
     preset.write_text('{"extends": "parent.json"}', encoding="utf-8")
     options = (
-        [*_options(tmp_path), *how[:-1], how[-1] + "my.json"]
+        [*options_of(tmp_path), *how[:-1], how[-1] + "my.json"]
         if len(how) > 1
-        else [*_options(tmp_path), *how, "my.json"]
+        else [*options_of(tmp_path), *how, "my.json"]
     )
     faked.again(*options)
-    prepare = _record(tmp_path / "out")["prepare"]
+    prepare = record_of(tmp_path / "out")["prepare"]
     assert prepare["command"][prepare["command"].index("--preset") + 1] == str(preset)
     assert faked.again(*options) == ["report"]
     parent.write_text('{"extends": "stroke"}', encoding="utf-8")
     assert main(["run", *options]) == 2
     assert f"{parent} has changed" in capsys.readouterr().err
-
-
-def test_a_run_that_is_killed_in_every_stage_continues_and_redoes_nothing(tmp_path: Path) -> None:
-    options, out = _options(tmp_path), tmp_path / "out"
-    environment = {k: v for k, v in os.environ.items() if k not in FOLDERS}
-    environment |= {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "nnunet_synthtumour.cli", "run", *options]
-    killed: list[str] = []
-    finished: dict[str, str] = {}
-    for _ in range(20):
-        with (tmp_path / "said.txt").open("w") as said:
-            run = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
-            while run.poll() is None:
-                at_work = [k for k, entry in _record(out).items() if entry["state"] == "started" and k not in killed]
-                if at_work:
-                    time.sleep(0.3)
-                    os.kill(run.pid, signal.SIGKILL)
-                    killed.append(at_work[0])
-                    break
-                time.sleep(0.02)
-            run.wait()
-        stages = _record(out)
-        for key, when in finished.items():
-            assert stages[key]["finished"] == when, f"{key} was done again"
-        finished = {key: entry["finished"] for key, entry in stages.items() if entry["state"] == "finished"}
-        if run.returncode == 0:
-            break
-        assert run.returncode == -signal.SIGKILL, (tmp_path / "said.txt").read_text(encoding="utf-8")
-    else:
-        pytest.fail("the run never came to its end")
-    assert set(killed) >= {"prepare", "plan", "preprocess", "junior-fold-0", "pseudolabels-1", "senior-1-fold-0",
-                           "predict-junior", "predict-senior_1", "report"}  # fmt: skip
-    for who in ("junior", "senior_1"):
-        assert len(list((out / "predictions" / who).glob("new_*.nii.gz"))) == 2
-    said = (tmp_path / "said.txt").read_text(encoding="utf-8")
-    for who in ("junior", "senior, round 1"):  # the last thing that a user reads
-        assert f"{who}: tumour, Dice " in said
-    text = (out / "report" / "report.html").read_text(encoding="utf-8")
-    check_page(text)
-    report = json.loads((out / "report" / "report.json").read_text(encoding="utf-8"))
-    for dice in report["dice"].values():
-        assert f"{dice:.3f}" in text
-    assert report["pseudo_labels"]["of"] == 4
-    for name in ("curves", "scores", "preview", "pastes"):
-        assert (out / "report" / "figures" / f"{name}.png").is_file()
