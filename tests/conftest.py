@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+for variable in list(os.environ):  # a user's own folders and settings are no test's business
+    if variable.startswith(("nnUNet_", "SYNTHTUMOUR_")):
+        del os.environ[variable]
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # nnU-Net's commands compute on all cores, beside other tests

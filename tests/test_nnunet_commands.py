@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def _environment(root: Path) -> dict[str, str]:
 
 def _run(root: Path, *commands: str, **variables: str) -> str:
     """The output of `commands`; those of `variables` are set for the last one."""
-    steps = [({}, command.split()) for command in commands]
+    steps = [({}, shlex.split(command)) for command in commands]
     steps[-1] = (variables, steps[-1][1])
     done = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps(steps)], capture_output=True, text=True, encoding="utf-8", check=False,
@@ -50,7 +51,7 @@ def _run(root: Path, *commands: str, **variables: str) -> str:
 
 
 def _train(configuration: str, *options: str) -> str:
-    return " ".join(
+    return shlex.join(
         ["nnUNetv2_train", DATASET, configuration, "0", "-tr", "SynthTumourTrainer", "-p", PLANS, "-device", "cpu",
          *options])  # fmt: skip
 
@@ -96,10 +97,10 @@ def test_train_resume_validate_and_predict(trained: Path) -> None:
     assert _hashes(fold) == first and len(first) == 1
 
     images, out = trained / "nnUNet_raw" / DATASET / "imagesTr", trained / "predicted"
-    predict = (
-        f"nnUNetv2_predict -i {images} -o {out} -d 2 -c 3d_fullres -f 0 -tr SynthTumourTrainer -p {PLANS} "
-        "-chk checkpoint_best.pth -device cpu --disable_tta -npp 0 -nps 0"
-    )
+    predict = shlex.join(
+        ["nnUNetv2_predict", "-i", str(images), "-o", str(out), "-d", "2", "-c", "3d_fullres", "-f", "0",
+         "-tr", "SynthTumourTrainer", "-p", PLANS, "-chk", "checkpoint_best.pth", "-device", "cpu", "--disable_tta",
+         "-npp", "0", "-nps", "0"])  # fmt: skip
     _run(trained, _train("3d_fullres", "--val", "--val_best", "--npz"), predict)
     cases = [path.name.replace("_0000", "") for path in sorted(images.iterdir())]
     for case in cases:
