@@ -137,11 +137,11 @@ def test_the_discovery_folder_also_serves_as_external_trainers(environment_witho
 
 
 @pytest.fixture
-def environment_without_plugin(environment: Path) -> Path:
-    """The environment after the uninstall, with this checkout installed as an editable install has it."""
+def environment_without_plugin(environment: Path, built: Path) -> Path:
+    """The environment after the uninstall, with a copy of this checkout installed as an editable install has it."""
     site = Path(_run(environment, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
     _run(environment, "-m", "pip", "uninstall", "-q", "-y", "nnunet-synthtumour")
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    _run(environment, "-m", "pip", "install", "-q", "--no-deps", "--editable", ROOT)
+    _run(environment, "-m", "pip", "install", "-q", "--no-deps", "--editable", built.parent)
     assert site == Path(_run(environment, "-c", code).strip())
     return environment

@@ -68,7 +68,7 @@ def test_from_patients_to_a_data_set_that_nnunet_trains_on(root: Path) -> None:
     for case in UNLABELLED:
         labels = _labels(raw / "labelsTr" / f"{case}.nii.gz")
         assert set(np.unique(labels)) <= {0, 1, 2}
-        assert 2 * (truth & (labels == 1)).sum() / (truth.sum() + (labels == 1).sum()) > 0.5
+        assert 2 * (truth & (labels == 1)).sum() / (truth.sum() + (labels == 1).sum()) > 0.3
     source = root / "nnUNet_raw" / NAME
     image = "imagesTr/case_000_0000.nii.gz"
     assert (raw / image).samefile(source / image)
