@@ -33,14 +33,14 @@ from nnunet_synthtumour.registration.pair_files import (
     affine_matrix,
     affine_transform_of,
     displacement_image,
+    labels_on,
     load_field,
-    resample,
     total_displacement,
     total_inverse,
 )
 from nnunet_synthtumour.registration.physical import Geometry, affine_displacement, voxel_map
 from nnunet_synthtumour.registration_picture import save_picture
-from nnunet_synthtumour.resampling import background_value
+from nnunet_synthtumour.resampling import resampled
 
 CROSS_MODALITY = ("mind", "nmi")
 OPTIMISED, PREDICTED, NONE = "optimised", "the network's", "none was asked for"
@@ -228,12 +228,12 @@ def _write_files(
     write_transform(affine_transform_of(matrix), request.out / "affine.tfm")
     # through the file, so that the images are what anyone gets who applies it
     transform = load_field(request.out / "field.nii.gz")
-    warped = [resample(i, pair.fixed_image, transform, outside=background_value(i)) for i in pair.moving_images]
+    warped = [resampled(sitk.Cast(i, sitk.sitkFloat32), pair.fixed_image, transform) for i in pair.moving_images]
     for channel, image in enumerate(warped):
         write_image(image, request.out / (f"warped_{channel:04d}.nii.gz" if channel else "warped.nii.gz"))
     if labels is None:
         return warped[0], None
-    warped_labels = resample(labels, pair.fixed_image, transform, nearest=True)
+    warped_labels = labels_on(pair.fixed_image, labels, transform)
     write_image(warped_labels, request.out / "warped_labels.nii.gz")
     return warped[0], warped_labels
 
@@ -242,8 +242,8 @@ def _scores(pair: Pair, matrix: Tensor, labels: Any, warped_labels: Any, fixed_l
     """Dice and HD95 (mm) of every label, as the images came, after the affine map and after the deformation."""
     dims = len(matrix) - 1
     stages = {
-        "initial": resample(labels, pair.fixed_image, sitk.Transform(dims, sitk.sitkIdentity), nearest=True),
-        "affine": resample(labels, pair.fixed_image, affine_transform_of(matrix), nearest=True),
+        "initial": labels_on(pair.fixed_image, labels, sitk.Transform(dims, sitk.sitkIdentity)),
+        "affine": labels_on(pair.fixed_image, labels, affine_transform_of(matrix)),
         "final": warped_labels,
     }
     truth = sitk.GetArrayFromImage(fixed_labels)

@@ -57,11 +57,9 @@ def load_field(path: Path) -> Any:
     return sitk.DisplacementFieldTransform(sitk.ReadImage(str(path), sitk.sitkVectorFloat64))
 
 
-def resample(image: Any, grid: Any, transform: Any, nearest: bool = False, outside: float = 0.0) -> Any:
-    """The image through the transform on another image's grid; if `nearest`, in its own data type and zero outside."""
-    if nearest:
-        return sitk.Resample(image, grid, transform, sitk.sitkNearestNeighbor, 0, image.GetPixelID())
-    return sitk.Resample(image, grid, transform, sitk.sitkLinear, outside, sitk.sitkFloat32)
+def labels_on(grid: Any, labels: Any, transform: Any) -> Any:
+    """The label map through the transform on an image's grid: the nearest neighbour, zero outside."""
+    return sitk.Resample(labels, grid, transform, sitk.sitkNearestNeighbor, 0, labels.GetPixelID())
 
 
 def affine_matrix(transform: Any) -> Tensor:

@@ -104,6 +104,7 @@ class DeepAtlasTrainer(PairTrainer):
         if not loader.kinds:
             raise Refusal("deepatlas.pairs leaves no kind of pairs that this data set has; raise one of its shares.")
         self.say_what_is_left_out(self.labelled, train, val)
+        self.say_what_cannot_be_known(train, val)
         self.taught_by = set(train)
         self.dataloader_pairs = self._start_pairs(loader)
         self.patches = self.pair_patches()
@@ -112,6 +113,23 @@ class DeepAtlasTrainer(PairTrainer):
         if self.fitted_to:
             self.fit_labels(cases, train)
         return super().get_dataloaders()
+
+    def say_what_cannot_be_known(self, train: list[str], val: list[str]) -> None:
+        """In the log, structures that no image teaches, and a validation that tells nothing."""
+        dataset = self.dataset_class(self.preprocessed_dataset_folder, train)
+        locations = [dataset.load_case(case)[3]["class_locations"] for case in train]
+        taught = {label for of_case in locations for label, voxels in of_case.items() if len(voxels)}
+        lacking = [name for name, value in structures(self.dataset_json["labels"]).items() if value not in taught]
+        if lacking:
+            self.print_to_log_file(
+                f"WARNING: no labelled image of this training holds {', '.join(lacking)}: taught as background; "
+                "add an image that has it, or leave the label out."
+            )
+        if self.fold != "all" and set(val) <= set(train):
+            self.print_to_log_file(
+                f"WARNING: fold {self.fold} is validated on the labelled images that it is trained on, so its Dice says "
+                "nothing of new ones, and leaves unlabelled images out; use fold all."
+            )
 
     @property
     def carried_folder(self) -> Path:

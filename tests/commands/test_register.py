@@ -69,6 +69,18 @@ def applied(image, grid, field, interpolator=sitk.sitkLinear):
     return sitk.GetArrayFromImage(sitk.Resample(image, grid, transform, interpolator))
 
 
+def test_a_stripped_image_keeps_its_outline(files, tmp_path) -> None:
+    shown = np.zeros((24, 24, 24), np.float32)
+    shown[6:18, 6:18, 6:18] = 1000 + np.random.default_rng(0).normal(0, 20, (12, 12, 12))
+    for name, shift in (("f", 0.0), ("m", 1.4)):
+        image = sitk.GetImageFromArray(shown)
+        image.SetOrigin((shift, 0.0, 0.0))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nii.gz"))
+    assert register(tmp_path, tmp_path / "out", "--iterations", "5") == 0
+    warped = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out" / "warped.nii.gz")))
+    assert (warped > 0).sum() > 1000 and warped[warped > 0].min() > 800
+
+
 def test_simpleitk_applies_the_field_as_it_is(files, registered) -> None:
     fixed, moving = (sitk.ReadImage(str(files / f"{name}.nii.gz")) for name in "fm")
     warped = sitk.ReadImage(str(registered / "warped.nii.gz"))

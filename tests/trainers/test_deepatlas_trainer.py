@@ -111,6 +111,24 @@ def test_a_fold_that_trains_on_one_image_is_refused(toy: Path) -> None:
         trainer.get_dataloaders()
 
 
+def test_structures_that_nothing_teaches_and_a_validation_that_tells_nothing_are_said(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = {case: "labelled" if case == "case_006" else "unlabelled" for case in ROLES}
+    for fold, labels, said in (
+        (0, {}, ["fold 0 is validated on the labelled images that it is trained on"]),
+        ("all", {"stem": 2, "ignore": 3}, ["no labelled image of this training holds stem: taught as background"]),
+        ("all", {}, []),
+    ):
+        trainer = make_trainer(toy, DeepAtlasTrainer, fold=fold, **SHORT | {"roles": roles})
+        trainer.dataset_json = {**trainer.dataset_json, "labels": {**trainer.dataset_json["labels"], **labels}}
+        trainer.dataset_class = deepatlas_trainer.infer_dataset_class(trainer.preprocessed_dataset_folder)
+        split, lines = trainer.do_split(), []
+        monkeypatch.setattr(trainer, "print_to_log_file", lines.append)
+        trainer.say_what_cannot_be_known(*split)
+        assert len(lines) == len(said) and all(what in line for what, line in zip(said, lines, strict=True))
+
+
 def test_what_it_cannot_do_is_said_at_once(toy: Path) -> None:
     with pytest.raises(Unsupported, match="slices"):
         make_trainer(toy, DeepAtlasTrainer, "2d", **SHORT)
